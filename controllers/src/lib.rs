@@ -1,0 +1,1 @@
+//! The controllers: one independent kube-runtime reconciler a file

@@ -1,0 +1,1 @@
+//! Kubernetes in one small binary
