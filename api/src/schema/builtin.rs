@@ -96,7 +96,7 @@ fn read_property(line: &'static str) -> Property {
             _ => {}
         }
     }
-    if kind == "any" && presence == Presence::OmitEmpty {
+    if kind == "any" && presence != Presence::Given {
         presence = Presence::Given;
     }
     let schema = read_type(kind, list_type, map_type);
@@ -147,7 +147,9 @@ fn read_type(text: &'static str, list_type: ListType, map_atomic: Option<bool>) 
         "intstr" => Kind::IntOrString,
         _ => Kind::Any,
     };
-    Schema { kind, go_type: go_type.into(), ..Schema::default() }.into()
+    // What Go holds as raw JSON is owned as a whole.
+    let atomic = matches!(kind, Kind::Any);
+    Schema { kind, go_type: go_type.into(), atomic, ..Schema::default() }.into()
 }
 
 #[cfg(test)]
