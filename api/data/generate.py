@@ -228,3 +228,41 @@ while need:
         text.append(definition(name))
 with open(HERE / "schema.txt", "w") as out:
     out.write("\n".join("\n".join(lines) for lines in sorted(text)) + "\n")
+
+# defaults.tsv --------------------------------------------------------------------------------------------------------
+# Plain defaults only; those that look at other fields are functions in defaults.rs.
+PACKAGES = {"apiextensions": "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.",
+            "apiregistration": "io.k8s.kube-aggregator.pkg.apis.apiregistration."}
+ALSO = {"Container": ["Container", "EphemeralContainer"], "Rule": ["RuleWithOperations", "NamedRuleWithOperations"]}
+plain, left = [], []
+for r in table("defaults.tsv"):
+    if r["source"] != "defaulting" or "/v1 " not in r["scope"] and "/v2 " not in r["scope"]:
+        continue
+    group, _, struct = r["scope"].replace("/", " ", 1).partition(" ")
+    version, _, struct = struct.partition(" ")
+    condition = r["condition"].replace(" (schema default)", "").split(" (Rule")[0]
+    value = r["default"].split(" (0")[0]
+    simple = condition in ("absent", "empty", "0 or absent") and re.fullmatch(r'"?[\w./%*-]*"?|\{\}|\[Persistent\]', value)
+    if not simple or any(c in r["field"] for c in "[(*"):
+        left.append("\t".join(r.values()))
+        continue
+    if value == "[Persistent]":
+        value = '["Persistent"]'
+    if not re.fullmatch(r"-?\d+|true|false|\{\}|\[.*\]|\".*\"", value):
+        value = json.dumps(value)
+    for name in ALSO.get(struct, [struct]):
+        definition_name = PACKAGES.get(group, "io.k8s.api." + group + ".") + version + "." + name
+        if definition_name in done:
+            plain.append([definition_name, r["field"], value])
+CORE = "io.k8s.api.core.v1."
+NO_EFFECT = [(CORE + "LocalObjectReference", "name"), (CORE + "ReplicationController", "spec.minReadySeconds")]
+plain = [r for r in plain if (r[0], r[1]) not in NO_EFFECT and "{}." not in r[1]]
+plain += [[CORE + "FileKeySelector", "optional", "false"], [CORE + "GRPCAction", "service", '""'], [CORE + "EndpointPort", "protocol", '"TCP"'],
+          ["io.k8s.api.networking.v1.IngressClassParametersReference", "scope", '"Cluster"'],
+          [PACKAGES["apiextensions"] + "v1.ServiceReference", "port", "443"],
+          [PACKAGES["apiextensions"] + "v1.CustomResourceDefinitionSpec", "conversion", '{"strategy":"None"}']]
+plain += [["io.k8s.api.storage.v1.CSIDriver", "spec." + f, "false"] for f in ("seLinuxMount",)]
+plain.sort(key=lambda r: r[0])
+write("defaults.tsv", ["definition", "field", "default"], plain)
+if "-v" in sys.argv:
+    print("\n".join(left))

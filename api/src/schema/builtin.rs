@@ -69,8 +69,9 @@ fn go_names(definition: &'static str) -> (&'static str, &'static str) {
 fn read_definition(text: &'static str) -> Schema {
     let mut lines = text.lines();
     let mut head = lines.next().unwrap_or("").split(' ');
-    let (short, qualified) = go_names(head.next().unwrap_or(""));
-    let object = Object { name: short.into(), properties: lines.map(read_property).collect(), ..Object::default() };
+    let definition = head.next().unwrap_or("");
+    let (name, qualified) = go_names(definition);
+    let object = Object { name, definition, properties: lines.map(read_property).collect(), ..Object::default() };
     Schema { kind: Kind::Object(object), go_type: qualified.into(), atomic: head.next() == Some("atomic"), ..Schema::default() }
 }
 

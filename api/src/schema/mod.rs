@@ -68,7 +68,9 @@ pub enum Kind {
 #[derive(Clone, Debug, Default)]
 pub struct Object {
     /// The name of the Go struct, `DeploymentSpec`; empty in custom resources.
-    pub name: Cow<'static, str>,
+    pub name: &'static str,
+    /// The name of the built-in definition, `io.k8s.api.apps.v1.DeploymentSpec`; empty in custom resources.
+    pub definition: &'static str,
     /// The properties, sorted by name.
     pub properties: Vec<Property>,
     /// Whether what the schema doesn't know is kept.

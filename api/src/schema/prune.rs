@@ -99,7 +99,7 @@ enum Step {
 struct Walk {
     path: Vec<Step>,
     /// The Go struct that the value at hand is a field of; empty in custom resources.
-    within: String,
+    within: &'static str,
     unknown: Vec<String>,
 }
 
@@ -128,7 +128,7 @@ impl Walk {
     }
 
     fn object(&mut self, object: &Object, map: &mut Map<String, Value>) -> Result<(), String> {
-        let outer = std::mem::replace(&mut self.within, object.name.to_string());
+        let outer = std::mem::replace(&mut self.within, object.name);
         let custom = object.name.is_empty();
         let mut gone: Vec<String> = Vec::new();
         for (name, value) in map.iter_mut() {
@@ -206,7 +206,7 @@ impl Walk {
                     (Kind::Int32 | Kind::Int64, number @ Value::Number(_)) => format!("number {number}"),
                     _ => shown_value(other).to_owned(),
                 };
-                let (within, field, kind) = (&self.within, self.shown(false), schema.go_type());
+                let (within, field, kind) = (self.within, self.shown(false), schema.go_type());
                 return Err(format!("json: cannot unmarshal {what} into Go struct field {within}.{field} of type {kind}"));
             }
         };
