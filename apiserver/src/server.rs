@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -231,6 +231,3 @@ pub(crate) fn fields_of(resource: &Resource) -> Fields {
 fn missing(info: &RequestInfo, version_served: bool) -> Status {
     if version_served { Status::no_such_resource() } else { publish::no_such_path(info) }
 }
-
-/// Upgraded connections wait here for the subresource that takes them.
-pub(crate) type Slot<T> = Arc<Mutex<Option<T>>>;
