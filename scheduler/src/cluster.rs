@@ -8,9 +8,8 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use crate::pod::{HostPort, PodFacts};
+use crate::pod::{HostPort, Labels, PodFacts};
 use crate::resources::Resources;
-use crate::selector::Labels;
 
 /// What the scheduler needs to know of a node.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -27,8 +27,8 @@ pub fn helps(happening: &Happening<'_>, pod: &PodFacts, plugin: &str) -> bool {
     match (plugin, happening) {
         ("NodeUnschedulable", Happening::Node(old, new)) => !new.unschedulable && old.is_none_or(|o| o.unschedulable),
         ("TaintToleration", Happening::Node(old, new)) => {
-            plugins::tolerates_all(&pod.tolerations, &new.taints)
-                && old.is_none_or(|o| !plugins::tolerates_all(&pod.tolerations, &o.taints))
+            plugins::tolerated(pod, new)
+                && old.is_none_or(|o| !plugins::tolerated(pod, o))
         }
         ("NodeAffinity" | "NodeName", Happening::Node(old, new)) => {
             plugins::allows(pod, new) && old.is_none_or(|o| !plugins::allows(pod, o))

@@ -18,7 +18,6 @@ mod pod;
 mod queue;
 mod resources;
 mod scheduler;
-mod selector;
 
 /// How the scheduler works.
 #[derive(Clone, Debug)]

@@ -1,5 +1,6 @@
 //! What the scheduler needs to know of a pod. The rest of the object is dropped on arrival.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -7,8 +8,14 @@ use k8s_openapi::api::core::v1::{
     Affinity, Pod, PodAffinityTerm, Toleration, TopologySpreadConstraint, WeightedPodAffinityTerm,
 };
 
+use skiff_api::labels::{Operator, Selector};
+use skiff_api::typed::placement::{NodeRules, NodeTerm};
+use skiff_api::typed::{pods, selector};
+
 use crate::resources::{self, Resources};
-use crate::selector::{Labels, NodeTerm, Selector};
+
+/// Labels of an object.
+pub type Labels = BTreeMap<String, String>;
 
 /// A port of the node that a pod takes for itself.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -116,10 +123,8 @@ pub struct PodFacts {
     pub host_ports: Vec<HostPort>,
     /// Tolerations.
     pub tolerations: Vec<Toleration>,
-    /// Node labels it asks for.
-    pub node_selector: Labels,
-    /// Node terms of which one must hold; `None` when it has no such affinity.
-    pub node_terms: Option<Vec<NodeTerm>>,
+    /// Its node selector and required node affinity.
+    pub node_rules: NodeRules,
     /// Node terms that score when they hold.
     pub preferred_nodes: Vec<(i64, NodeTerm)>,
     /// Required pod affinity.
@@ -151,8 +156,8 @@ impl PodFacts {
         let labels = Arc::new(meta.labels.clone().unwrap_or_default());
         let namespace = meta.namespace.clone().unwrap_or_default();
         let affinity = spec.and_then(|s| s.affinity.as_ref());
-        let controller = meta.owner_references.iter().flatten().find(|o| o.controller == Some(true));
-        let condition = |type_: &str| status.and_then(|s| s.conditions.iter().flatten().find(|c| c.type_ == type_));
+        let controller = pods::controller_of(meta);
+        let condition = |type_: &str| pods::condition(pod, type_);
         let (affine, anti, preferred) = pod_affinity(affinity, &namespace, &labels);
         Self {
             name: meta.name.clone().unwrap_or_default(),
@@ -167,17 +172,13 @@ impl PodFacts {
             terminating: meta.deletion_timestamp.is_some(),
             preempted: condition("DisruptionTarget")
                 .is_some_and(|c| c.status == "True" && c.reason.as_deref() == Some("PreemptionByScheduler")),
-            finished: matches!(status.and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed")),
+            finished: pods::is_finished(pod),
             gates: spec.iter().flat_map(|s| s.scheduling_gates.iter().flatten()).map(|g| g.name.clone()).collect(),
             requests: resources::requests(pod, false),
             nonzero: resources::requests(pod, true),
             host_ports: host_ports(pod),
             tolerations: spec.and_then(|s| s.tolerations.clone()).unwrap_or_default(),
-            node_selector: spec.and_then(|s| s.node_selector.clone()).unwrap_or_default(),
-            node_terms: affinity
-                .and_then(|a| a.node_affinity.as_ref())
-                .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
-                .map(|required| required.node_selector_terms.iter().map(NodeTerm::new).collect()),
+            node_rules: NodeRules::new(pod),
             preferred_nodes: affinity
                 .and_then(|a| a.node_affinity.as_ref())
                 .iter()
@@ -223,12 +224,12 @@ impl PodFacts {
 
 impl AffinityTerm {
     fn new(term: &PodAffinityTerm, namespace: &str, labels: &Labels, weight: i64) -> Self {
-        let mut selector = Selector::new(term.label_selector.as_ref());
-        for (keys, within) in [(&term.match_label_keys, true), (&term.mismatch_label_keys, false)] {
+        let mut selected = selector::of(term.label_selector.as_ref());
+        for (keys, how) in [(&term.match_label_keys, Operator::In), (&term.mismatch_label_keys, Operator::NotIn)] {
             for key in keys.iter().flatten() {
                 // The API server merges these keys into the selector on create; older objects may lack that.
                 if let Some(value) = labels.get(key) {
-                    selector.require(key, value, within);
+                    selected.require(selector::is(key, how, value));
                 }
             }
         }
@@ -237,9 +238,9 @@ impl AffinityTerm {
             namespaces.push(namespace.to_owned());
         }
         Self {
-            selector,
+            selector: selected,
             namespaces,
-            namespace_selector: Selector::new(term.namespace_selector.as_ref()),
+            namespace_selector: selector::of(term.namespace_selector.as_ref()),
             topology_key: term.topology_key.clone(),
             weight,
         }
@@ -248,17 +249,17 @@ impl AffinityTerm {
 
 impl Spread {
     fn new(constraint: &TopologySpreadConstraint, labels: &Labels) -> Self {
-        let mut selector = Selector::new(constraint.label_selector.as_ref());
+        let mut selected = selector::of(constraint.label_selector.as_ref());
         for key in constraint.match_label_keys.iter().flatten() {
             if let Some(value) = labels.get(key) {
-                selector.require(key, value, true);
+                selected.require(selector::is(key, Operator::In, value));
             }
         }
         Self {
             max_skew: i64::from(constraint.max_skew),
             topology_key: constraint.topology_key.clone(),
             required: constraint.when_unsatisfiable == "DoNotSchedule",
-            selector,
+            selector: selected,
             min_domains: constraint.min_domains.map_or(1, i64::from),
             honor_affinity: constraint.node_affinity_policy.as_deref() != Some("Ignore"),
             honor_taints: constraint.node_taints_policy.as_deref() == Some("Honor"),

@@ -31,7 +31,7 @@ impl Resources {
         let mut resources = Self::default();
         for (name, quantity) in list {
             // What can't be read counts as nothing: the API server refuses such objects.
-            let amount = skiff_api::quantity::Quantity::parse(&quantity.0).unwrap_or_default();
+            let amount = skiff_api::Quantity::parse(&quantity.0).unwrap_or_default();
             *resources.slot(name) = if name == "cpu" { amount.milli_value() } else { amount.value() };
         }
         resources

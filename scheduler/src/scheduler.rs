@@ -18,9 +18,8 @@ use crate::feed::{Change, feed};
 use crate::hints::{Happening, helps};
 use crate::nominated::Nominated;
 use crate::plugins::{self, Plugin};
-use crate::pod::PodFacts;
+use crate::pod::{Labels, PodFacts};
 use crate::queue::Queue;
-use crate::selector::Labels;
 use crate::{Config, Error};
 
 /// How many inputs may wait before the watches do.

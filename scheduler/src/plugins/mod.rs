@@ -16,7 +16,7 @@ mod resources_fit;
 mod taints;
 
 pub use node_affinity::allows;
-pub use taints::tolerates_all;
+pub use taints::tolerated;
 
 /// The best score of a node from one plugin.
 pub const MAX_SCORE: i64 = 100;

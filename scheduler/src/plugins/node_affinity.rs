@@ -8,8 +8,7 @@ const NAME: &str = "NodeAffinity";
 
 /// Whether the pod's node selector and required node affinity allow the node.
 pub fn allows(pod: &PodFacts, node: &NodeFacts) -> bool {
-    pod.node_selector.iter().all(|(key, value)| node.labels.get(key) == Some(value))
-        && pod.node_terms.as_ref().is_none_or(|terms| terms.iter().any(|t| t.matches(&node.name, &node.labels)))
+    pod.node_rules.allow(&node.name, &node.labels)
 }
 
 /// The plugin.
@@ -20,7 +19,7 @@ struct Affinity<'a>(&'a PodFacts);
 impl Affinity<'_> {
     /// The nodes that the terms name, if every term names some.
     fn named(&self) -> Option<Vec<&str>> {
-        let terms = self.0.node_terms.as_ref().filter(|terms| !terms.is_empty())?;
+        let terms = self.0.node_rules.terms.as_ref().filter(|terms| !terms.is_empty())?;
         let mut names = Vec::new();
         for term in terms {
             names.extend(term.names()?);
@@ -41,7 +40,7 @@ impl Plugin for NodeAffinity {
     }
 
     fn begin<'a>(&'a self, pod: &'a PodFacts, _: &'a Cluster) -> Result<Option<Box<dyn Cycle + 'a>>, Reject> {
-        if pod.node_selector.is_empty() && pod.node_terms.is_none() && pod.preferred_nodes.is_empty() {
+        if pod.node_rules.is_empty() && pod.preferred_nodes.is_empty() {
             return Ok(None);
         }
         let affinity = Affinity(pod);

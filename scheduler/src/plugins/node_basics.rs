@@ -1,9 +1,10 @@
 //! NodeUnschedulable and NodeName.
 
+use skiff_api::typed::placement::{taint, tolerates};
+
 use super::{Cycle, Plugin, Reject};
 use crate::cluster::{Cluster, NodeInfo};
 use crate::pod::PodFacts;
-use crate::plugins::taints::tolerates;
 
 /// Keeps pods from cordoned nodes.
 pub struct NodeUnschedulable;
@@ -16,7 +17,7 @@ impl Plugin for NodeUnschedulable {
     }
 
     fn begin<'a>(&'a self, pod: &'a PodFacts, _: &'a Cluster) -> Result<Option<Box<dyn Cycle + 'a>>, Reject> {
-        let tolerated = tolerates(&pod.tolerations, "node.kubernetes.io/unschedulable", "", "NoSchedule");
+        let tolerated = tolerates(&pod.tolerations, &taint("node.kubernetes.io/unschedulable", "NoSchedule"));
         Ok(if tolerated { None } else { Some(Box::new(Cordon)) })
     }
 }
