@@ -21,6 +21,7 @@ pub mod random;
 pub mod resource;
 pub mod schema;
 pub mod status;
+pub mod typed;
 pub mod validation;
 pub mod value;
 

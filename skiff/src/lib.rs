@@ -1,1 +1,3 @@
-//! Kubernetes in one small binary
+//! Kubernetes in one small binary, and in a test.
+
+pub mod local;
