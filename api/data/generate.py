@@ -150,13 +150,13 @@ for package, text in go_packages():
         kinds[package + "." + m[1]] = m[2]
 
 def go_fields(name):
-    """JSON name -> (Go type, tag options) of a struct, its inlined ones included."""
+    """JSON name -> (Go type, tag options, Go name) of a struct in its order, its inlined ones included."""
     out = {}
     package = name.rpartition(".")[0]
     for field, kind, tag in structs.get(name, []):
         if tag[0]:
-            out[tag[0]] = (kind, tag[1:])
-        elif "inline" in tag or field is None:
+            out[tag[0]] = (kind, tag[1:], field)
+        else:
             base = kind.lstrip("*")
             if "." in base:
                 alias, base = base.split(".")
@@ -219,11 +219,15 @@ def definition(name):
     root = merge.get((name, "."), {})
     lines.append(name + (" atomic" if root.get("map_type") == "atomic" else ""))
     required = set(d.get("required", []))
-    for field, s in sorted(d.get("properties", {}).items()):
+    fields = d.get("properties", {})
+    for field in [f for f in facts if f in fields] + sorted(f for f in fields if f not in facts):
+        s, plain = fields[field], field[0].upper() + field[1:]
         if field not in facts:
             print("no Go field for", name, field, file=sys.stderr)
-        go, tag = facts.get(field, ("*", ["omitempty"]))
+        go, tag, go_name = facts.get(field, ("*", ["omitempty"], plain))
         words = [field, kind_of(s, go, package)]
+        if go_name and go_name != plain:
+            words.append("go=" + go_name)
         omits = "omitempty" in tag or "omitzero" in tag
         if go.startswith("*"):
             words.append("*")
