@@ -5,10 +5,12 @@
 
 pub mod apply;
 pub mod clock;
+pub mod convert;
 pub mod defaults;
 pub mod field;
 pub mod fields;
 pub mod json;
+pub mod jsonpath;
 pub mod labels;
 pub mod names;
 pub mod patch;
