@@ -2,10 +2,14 @@
 //! its definition and goes down the same paths.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
+
+use serde_json::Value;
 
 use crate::print::Column;
 use crate::schema::Schema;
+use crate::value::text;
 
 /// Text that is compiled in for built-in resources and owned for custom ones.
 pub type Text = Cow<'static, str>;
@@ -98,6 +102,8 @@ pub struct SelectableField {
     pub label: Text,
     /// `["spec", "nodeName"]`; most labels are their own paths.
     pub path: Vec<Text>,
+    /// The value of an object without the field.
+    pub absent: Text,
 }
 
 /// Where a resource's schema comes from.
@@ -128,16 +134,117 @@ impl Resource {
         }
     }
 
+    /// The value that a field selector compares, `None` for a label that this resource doesn't take
+    /// ([`Resource::unknown_label`] is what to say then).
+    pub fn field_value<'a>(&'a self, label: &str, object: &'a Value) -> Option<Cow<'a, str>> {
+        if let Some(name @ ("name" | "namespace")) = label.strip_prefix("metadata.") {
+            return Some(text(object, &["metadata", name]).into());
+        }
+        let field = self.selectable_fields.iter().find(|f| f.label == label)?;
+        let value = field.path.iter().try_fold(object, |here, key| here.get(key.as_ref()));
+        Some(match value {
+            Some(Value::String(text)) => text.as_str().into(),
+            Some(Value::Null) | None if label == "source" => text(object, &["reportingComponent"]).into(),
+            Some(Value::Null) | None => field.absent.as_ref().into(),
+            Some(Value::Array(_) | Value::Object(_)) => "".into(),
+            Some(other) => other.to_string().into(),
+        })
+    }
+
+    /// What to say of a field selector that names a label this resource doesn't take.
+    pub fn unknown_label(&self, label: &str) -> String {
+        self.selector_error.replace("<label>", label)
+    }
+
     /// The subresource of that name.
     pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| s.name == name)
     }
 }
 
-/// All built-in resources that are served by default, in the order of discovery.
+/// `data/resources.tsv`: a line a resource, its columns named in the first line. A subresource is
+/// `name=[[group/]version/]Kind(verbs)`, a selectable field `label[=path[:value when absent]]`.
+const RESOURCES: &str = include_str!("../data/resources.tsv");
+
+/// `data/columns.tsv`: a line a column, in the order of their resource's table.
+const COLUMNS: &str = include_str!("../data/columns.tsv");
+
+/// All built-in resources that are served by default, in the order of discovery. Reading the tables takes a
+/// millisecond or two; schemas are not read here.
 pub fn catalogue() -> &'static [Arc<Resource>] {
     static CATALOGUE: OnceLock<Vec<Arc<Resource>>> = OnceLock::new();
-    CATALOGUE.get_or_init(Vec::new)
+    CATALOGUE.get_or_init(|| {
+        let mut columns = read_columns();
+        RESOURCES.lines().filter(|line| !line.starts_with('#')).map(|line| Arc::new(read(line, &mut columns))).collect()
+    })
+}
+
+type Columns = HashMap<[&'static str; 3], Vec<Column>>;
+
+fn read_columns() -> Columns {
+    let mut all = Columns::new();
+    for line in COLUMNS.lines().filter(|line| !line.starts_with('#')) {
+        let mut cells = line.split('\t');
+        let mut next = || cells.next().unwrap_or("");
+        let key = [next(), next(), next()];
+        let column = Column {
+            name: next().into(),
+            kind: next().into(),
+            format: next().into(),
+            priority: next().parse().unwrap_or(0),
+            description: next().into(),
+            json_path: "".into(),
+        };
+        all.entry(key).or_default().push(column);
+    }
+    all
+}
+
+fn read(line: &'static str, columns: &mut Columns) -> Resource {
+    let mut cells = line.split('\t');
+    let mut next = || cells.next().unwrap_or("");
+    let list = |text: &'static str| text.split(',').filter(|t| !t.is_empty()).map(Cow::Borrowed).collect();
+    let (group, version, kind, plural, singular) = (next(), next(), next(), next(), next());
+    Resource {
+        group: group.into(),
+        version: version.into(),
+        kind: kind.into(),
+        plural: plural.into(),
+        singular: singular.into(),
+        namespaced: next() == "n",
+        short_names: list(next()),
+        categories: list(next()),
+        verbs: Verbs::parse(next()),
+        subresources: next().split(';').filter_map(|text| read_subresource(text, group, version)).collect(),
+        stored_as: next().into(),
+        storage_prefix: next().into(),
+        storage_version_hash: next().into(),
+        selectable_fields: next().split(',').filter(|t| !t.is_empty()).map(read_selectable_field).collect(),
+        selector_error: match next() {
+            "" => "\"<label>\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"".into(),
+            other => other.into(),
+        },
+        schema: ResourceSchema::Builtin(next()),
+        columns: columns.remove(&[group, version, plural]).unwrap_or_default().into(),
+    }
+}
+
+fn read_subresource(text: &'static str, group: &'static str, version: &'static str) -> Option<Subresource> {
+    let (name, rest) = text.split_once('=')?;
+    let (kind, verbs) = rest.strip_suffix(')')?.split_once('(')?;
+    let mut parts = kind.rsplitn(3, '/');
+    let kind = parts.next()?;
+    let (version, group) = match (parts.next(), parts.next()) {
+        (Some(version), group) => (version, group.unwrap_or("")),
+        (None, _) => (version, group),
+    };
+    Some(Subresource { name: name.into(), group: group.into(), version: version.into(), kind: kind.into(), verbs: Verbs::parse(verbs) })
+}
+
+fn read_selectable_field(text: &'static str) -> SelectableField {
+    let (label, rest) = text.split_once('=').unwrap_or((text, text));
+    let (path, absent) = rest.split_once(':').unwrap_or((rest, ""));
+    SelectableField { label: label.into(), path: path.split('.').map(Cow::Borrowed).collect(), absent: absent.into() }
 }
 
 /// The built-in resource with that plural.
@@ -148,4 +255,50 @@ pub fn find(group: &str, version: &str, plural: &str) -> Option<&'static Arc<Res
 /// The built-in resource of that kind.
 pub fn find_kind(group: &str, version: &str, kind: &str) -> Option<&'static Arc<Resource>> {
     catalogue().iter().find(|r| r.kind == kind && r.group == group && r.version == version)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_catalogue_reads_as_discovery_shows_it() {
+        assert_eq!(catalogue().len(), 68);
+        let pods = find("", "v1", "pods").expect("pods");
+        assert_eq!(pods.storage_prefix, "/registry/pods/");
+        assert_eq!(pods.verbs, Verbs::ALL);
+        let eviction = pods.subresource("eviction").expect("eviction");
+        assert_eq!((eviction.group.as_ref(), eviction.version.as_ref(), eviction.kind.as_ref()), ("policy", "v1", "Eviction"));
+        assert!(eviction.verbs.has("create") && !eviction.verbs.has("get"));
+        let scale = find("apps", "v1", "deployments").and_then(|r| r.subresource("scale")).expect("scale");
+        assert_eq!(scale.group, "autoscaling");
+        assert_eq!(find("", "v1", "nodes").map(|r| r.storage_prefix.as_ref()), Some("/registry/minions/"));
+        assert_eq!(find_kind("autoscaling", "v1", "HorizontalPodAutoscaler").map(|r| r.stored_as.as_ref()), Some("autoscaling/v2"));
+    }
+
+    #[test]
+    fn every_resource_has_a_schema_and_columns() {
+        for resource in catalogue() {
+            assert!(resource.schema().property("kind").is_some(), "{}", resource.kind);
+            assert!(!resource.verbs.has("list") || !resource.columns.is_empty(), "{}", resource.kind);
+        }
+    }
+
+    #[test]
+    fn fields_for_selectors() {
+        let check = |plural, label: &str, object: Value, expected: Option<&str>| {
+            let resource = catalogue().iter().find(|r| r.plural == plural).expect(plural);
+            assert_eq!(resource.field_value(label, &object).as_deref(), expected, "{plural} {label}");
+        };
+        check("pods", "metadata.name", json!({"metadata": {"name": "p"}}), Some("p"));
+        check("pods", "spec.host", json!({"spec": {"nodeName": "n"}}), Some("n"));
+        check("pods", "spec.hostNetwork", json!({}), Some("false"));
+        check("pods", "spec.x", json!({}), None);
+        check("pods", "status.podIP", json!({"status": {"podIP": "1.2.3.4"}}), Some("1.2.3.4"));
+        check("events", "source", json!({"reportingComponent": "c", "source": {}}), Some("c"));
+        check("jobs", "status.successful", json!({"status": {"succeeded": 2}}), Some("2"));
+        check("replicationcontrollers", "status.replicas", json!({}), Some("0"));
+    }
 }

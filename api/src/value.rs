@@ -47,3 +47,13 @@ pub fn remove(value: &mut Value, path: &[&str]) -> Option<Value> {
     }
     here.as_object_mut()?.remove(*last)
 }
+
+/// The item of `status.conditions` with that type.
+pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
+    items(object, &["status", "conditions"]).iter().find(|c| c["type"] == kind)
+}
+
+/// The RFC 3339 time at `path`.
+pub fn time(value: &Value, path: &[&str]) -> Option<jiff::Timestamp> {
+    text(value, path).parse().ok()
+}

@@ -1,1 +1,23 @@
-//! The Kubernetes API over a store
+//! The Kubernetes API over a store.
+//!
+//! A request comes in through [`Server::handle`], be it from a TLS connection ([`http::serve`]) or from a component in
+//! this process, and goes: who asks (`auth`), may they, what is it (`http::info`), the verb (`verbs`), which decodes by
+//! the resource's schema, lets `admission` and the kind's `strategy` act, and commits to the store. Answers are spliced
+//! from the bytes that the `cache` holds.
+
+mod admission;
+pub mod auth;
+mod bootstrap;
+pub mod cache;
+mod convert;
+pub mod dial;
+pub mod http;
+mod metrics;
+mod publish;
+mod registry;
+mod server;
+mod strategy;
+mod subresources;
+mod verbs;
+
+pub use server::{Config, Error, Server};

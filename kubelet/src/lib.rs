@@ -1,1 +1,37 @@
-//! The node agent: pods on Docker, or simulated
+//! The node agent: pods on Docker, or simulated.
+//!
+//! [`Kubelet`] registers a node and keeps a worker (a task) for each of its pods. A worker looks at the pod's spec and at
+//! what the [`runtime`] has of it, lets [`plan`] decide the next steps, carries them out, and writes the [`status`] that
+//! follows from what it sees. It talks to the API through a `kube::Client` and to nothing else of the cluster.
+
+mod act;
+mod admission;
+pub mod config;
+mod context;
+mod end;
+pub mod events;
+mod images;
+mod kubelet;
+pub mod network;
+pub mod node;
+pub mod plan;
+pub mod pod;
+pub mod runtime;
+mod start;
+pub mod status;
+#[cfg(test)]
+mod testing;
+mod worker;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+pub use config::{Config, Listen};
+pub use kubelet::{Error, Kubelet};
+pub use runtime::Runtime;
+
+/// Runs a node's kubelet until shutdown. Who needs its server in process makes a [`Kubelet`] instead.
+pub async fn run(config: Config, client: kube::Client, runtime: Arc<dyn Runtime>, shutdown: CancellationToken) -> Result<(), Error> {
+    Kubelet::new(config, client, runtime, shutdown).run().await
+}

@@ -1,8 +1,13 @@
 //! The patch types that need no ownership: JSON patch, merge patch, strategic merge patch.
 
+mod strategic;
+
 use serde_json::Value;
 
-use crate::schema::Schema;
+pub use strategic::strategic_merge;
+
+/// The most operations that a JSON patch may have.
+pub const MAX_OPERATIONS: usize = 10_000;
 
 /// Why a patch could not be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -10,14 +15,23 @@ pub enum Error {
     /// The patch itself makes no sense: 400.
     #[error("{0}")]
     BadRequest(String),
+    /// The patch has too many operations: 413.
+    #[error("{0}")]
+    TooLarge(String),
     /// The patch makes sense but not for this object (a failed test, a missing path): 422.
     #[error("{0}")]
     Unprocessable(String),
 }
 
-/// Applies a JSON patch (RFC 6902).
+/// Applies a JSON patch (RFC 6902). After an error the target is as it was.
 pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Error> {
-    let patch: json_patch::Patch = serde_json::from_value(patch.clone()).map_err(|e| Error::BadRequest(e.to_string()))?;
+    let operations = patch.as_array().map_or(0, Vec::len);
+    if operations > MAX_OPERATIONS {
+        let words = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {operations}");
+        return Err(Error::TooLarge(words));
+    }
+    let patch: json_patch::Patch =
+        serde_json::from_value(patch.clone()).map_err(|e| Error::BadRequest(format!("error decoding patch: {e}")))?;
     json_patch::patch(target, &patch).map_err(|e| Error::Unprocessable(e.to_string()))
 }
 
@@ -26,8 +40,39 @@ pub fn merge_patch(target: &mut Value, patch: &Value) {
     json_patch::merge(target, patch);
 }
 
-/// Applies a strategic merge patch, guided by the schema's merge keys.
-pub fn strategic_merge(_schema: &Schema, target: &mut Value, patch: &Value) -> Result<(), Error> {
-    merge_patch(target, patch);
-    Ok(())
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn json_patches_fail_whole_and_never_panic() {
+        let check = |patch: Value, expected: Result<Value, ()>| {
+            let mut target = json!({"a": 1, "l": [1, 2]});
+            let result = json_patch(&mut target, &patch).map(|()| target.clone()).map_err(|_| ());
+            assert_eq!(result, expected, "{patch}");
+            if result.is_err() {
+                assert_eq!(target, json!({"a": 1, "l": [1, 2]}), "{patch}");
+            }
+        };
+        check(json!([{"op": "add", "path": "/l/-", "value": 3}]), Ok(json!({"a": 1, "l": [1, 2, 3]})));
+        check(json!([{"op": "remove", "path": "/a"}, {"op": "remove", "path": "/none"}]), Err(()));
+        check(json!([{"op": "test", "path": "/a", "value": 2}]), Err(()));
+        check(json!([{"op": "add", "path": "/x"}]), Err(()));
+        check(json!([{"op": "replace", "path": "/l/9", "value": 1}]), Err(()));
+        check(json!([{"op": "move", "from": "/l", "path": "/l/0"}]), Err(()));
+        check(json!([{"op": "add", "path": "/l/18446744073709551616", "value": 1}]), Err(()));
+        check(json!({"op": "add"}), Err(()));
+        check(json!([{"op": "nonsense", "path": "/a"}]), Err(()));
+        let many: Vec<Value> = vec![json!({"op": "test", "path": "/a", "value": 1}); MAX_OPERATIONS + 1];
+        assert!(matches!(json_patch(&mut json!({"a": 1}), &many.into()), Err(Error::TooLarge(_))));
+    }
+
+    #[test]
+    fn merge_patches() {
+        let mut target = json!({"a": {"b": 1, "c": 2}, "l": [1]});
+        merge_patch(&mut target, &json!({"a": {"b": null, "d": 3}, "l": [2, 3]}));
+        assert_eq!(target, json!({"a": {"c": 2, "d": 3}, "l": [2, 3]}));
+    }
 }

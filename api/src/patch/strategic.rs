@@ -1,0 +1,308 @@
+//! Strategic merge patch: a merge patch that knows which lists are maps or sets, by the schema's merge keys.
+//!
+//! Directives: `$patch: replace|delete|merge` in an object, `$retainKeys: [...]`, `$setElementOrder/list: [...]` and
+//! `$deleteFromPrimitiveList/list: [...]` beside a list.
+
+use serde_json::{Map, Value};
+
+use super::Error;
+use crate::schema::{PatchStrategy, Schema};
+
+const PATCH: &str = "$patch";
+const RETAIN_KEYS: &str = "$retainKeys";
+const SET_ORDER: &str = "$setElementOrder/";
+const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
+
+type Object = Map<String, Value>;
+
+/// Applies a strategic merge patch, guided by the schema's merge keys. After an error the target may be half merged:
+/// patch a copy.
+pub fn strategic_merge(schema: &Schema, target: &mut Value, patch: &Value) -> Result<(), Error> {
+    let Value::Object(patch) = patch else {
+        let what = match patch {
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Bool(_) => "bool",
+            _ => "number",
+        };
+        return Err(bad(format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}")));
+    };
+    match target {
+        Value::Object(target) => merge_object(schema, target, patch),
+        _ => Err(bad("the object to patch is no JSON object".into())),
+    }
+}
+
+fn bad(message: String) -> Error {
+    Error::BadRequest(message)
+}
+
+fn list_of<'a>(patch: &'a Object, key: &str) -> Result<&'a [Value], Error> {
+    match patch.get(key) {
+        Some(Value::Array(items)) => Ok(items),
+        Some(other) => Err(bad(format!("the value of {key} must be a list, not {other}"))),
+        None => Ok(&[]),
+    }
+}
+
+fn merge_object(schema: &Schema, target: &mut Object, patch: &Object) -> Result<(), Error> {
+    match patch.get(PATCH).map(|v| v.as_str().unwrap_or("")) {
+        Some("replace") => {
+            *target = patch.iter().filter(|(key, _)| *key != PATCH).map(|(k, v)| (k.clone(), v.clone())).collect();
+            return Ok(());
+        }
+        Some("delete") => {
+            target.clear();
+            return Ok(());
+        }
+        Some("merge") | None => {}
+        Some(other) => return Err(bad(format!("Unknown patch type found: {other}"))),
+    }
+    if patch.contains_key(RETAIN_KEYS) {
+        retain_keys(target, patch)?;
+    }
+    let mut ordered: Vec<&str> = Vec::new();
+    for (key, order) in patch {
+        if let Some(field) = key.strip_prefix(SET_ORDER) {
+            let Value::Array(order) = order else { return Err(bad(format!("the value of {key} must be a list, not {order}"))) };
+            merge_ordered(schema, field, target, patch, order)?;
+            ordered.push(field);
+        }
+    }
+    for (key, value) in patch.iter().filter(|(key, _)| !is_directive(key) && !ordered.contains(&key.as_str())) {
+        merge_field(schema, key, target, value)?;
+    }
+    for (key, _) in patch {
+        if let Some(field) = key.strip_prefix(DELETE_FROM) {
+            let gone = list_of(patch, key)?;
+            if let Some(Value::Array(items)) = target.get_mut(field) {
+                items.retain(|item| !gone.contains(item));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn is_directive(key: &str) -> bool {
+    key == PATCH || key == RETAIN_KEYS || key.starts_with(SET_ORDER) || key.starts_with(DELETE_FROM)
+}
+
+fn retain_keys(target: &mut Object, patch: &Object) -> Result<(), Error> {
+    let kept = list_of(patch, RETAIN_KEYS)?;
+    let is_kept = |key: &String| kept.iter().any(|k| k.as_str() == Some(key));
+    if patch.keys().any(|key| !is_directive(key) && !is_kept(key)) {
+        return Err(bad("a field in the patch is not in its $retainKeys list".into()));
+    }
+    target.retain(|key, _| is_kept(key));
+    Ok(())
+}
+
+/// How the field is merged, and the schema below it.
+fn facts<'a>(schema: &'a Schema, field: &str) -> (PatchStrategy, &'a Schema) {
+    match schema.property(field) {
+        Some(property) => (property.patch.clone(), &property.schema),
+        None => (PatchStrategy::default(), schema.member(field).unwrap_or(Schema::any())),
+    }
+}
+
+fn merge_field(schema: &Schema, field: &str, target: &mut Object, patch: &Value) -> Result<(), Error> {
+    if patch.is_null() {
+        target.remove(field);
+        return Ok(());
+    }
+    let (strategy, below) = facts(schema, field);
+    match (target.get_mut(field), patch) {
+        (Some(Value::Object(old)), Value::Object(new)) if !strategy.replace => merge_object(below, old, new),
+        (Some(Value::Array(old)), Value::Array(new)) if strategy.merge => {
+            *old = merge_list(below, &strategy.key, std::mem::take(old), new)?;
+            Ok(())
+        }
+        _ => {
+            if let Some(plain) = without_directives(patch) {
+                target.insert(field.to_owned(), plain);
+            }
+            Ok(())
+        }
+    }
+}
+
+/// What a patch makes where nothing was: itself, without directives and nulls.
+fn without_directives(patch: &Value) -> Option<Value> {
+    match patch {
+        Value::Object(map) if map.get(PATCH).is_some_and(|p| p == "delete") => None,
+        Value::Object(map) => {
+            let plain = map.iter().filter(|(key, value)| !is_directive(key) && !value.is_null());
+            Some(Value::Object(plain.filter_map(|(k, v)| Some((k.clone(), without_directives(v)?))).collect()))
+        }
+        Value::Array(items) => {
+            let marker = |v: &Value| v.as_object().is_some_and(|m| m.len() == 1 && m.contains_key(PATCH));
+            Some(items.iter().filter(|v| !marker(v)).filter_map(without_directives).collect())
+        }
+        other => Some(other.clone()),
+    }
+}
+
+fn merge_key<'a>(item: &'a Value, key: &str) -> Result<&'a Value, Error> {
+    item.get(key).ok_or_else(|| bad(format!("map: {item} does not contain declared merge key: {key}")))
+}
+
+/// The items of a list as one map or set, in the target's order with new items after it.
+fn merge_list(schema: &Schema, key: &str, mut target: Vec<Value>, patch: &[Value]) -> Result<Vec<Value>, Error> {
+    if !patch.iter().chain(&target).all(Value::is_object) {
+        for item in patch {
+            if item.is_object() {
+                return Err(bad("a list can't hold objects beside other values".into()));
+            }
+            if !target.contains(item) {
+                target.push(item.clone());
+            }
+        }
+        return Ok(target);
+    }
+    if key.is_empty() {
+        return Err(bad(format!("cannot merge lists without merge key for type {}", schema.items().map_or("", |s| s.go_type.as_ref()))));
+    }
+    let mut plain = Vec::new();
+    let mut replace = false;
+    for item in patch {
+        match item.get(PATCH).map(|v| v.as_str().unwrap_or("")) {
+            None => plain.push(item),
+            Some("replace") => replace = true,
+            Some("delete") => {
+                let gone = merge_key(item, key)?;
+                target.retain(|old| old.get(key) != Some(gone));
+            }
+            Some("merge") => return Err(bad("merge patch directive isn't supported in a list".into())),
+            Some(other) => return Err(bad(format!("Unknown patch type found: {other}"))),
+        }
+    }
+    if replace {
+        return Ok(plain.into_iter().filter_map(without_directives).collect());
+    }
+    let below = schema.items().unwrap_or(Schema::any());
+    for item in plain {
+        let wanted = merge_key(item, key)?;
+        match (target.iter_mut().find(|old| old.get(key) == Some(wanted)), item) {
+            (Some(Value::Object(old)), Value::Object(new)) => merge_object(below, old, new)?,
+            _ => target.extend(without_directives(item)),
+        }
+    }
+    Ok(target)
+}
+
+/// Merges a list whose order the patch sets. Items that only the target has keep their place among those they had.
+fn merge_ordered(schema: &Schema, field: &str, target: &mut Object, patch: &Object, order: &[Value]) -> Result<(), Error> {
+    let (strategy, below) = facts(schema, field);
+    let of_patch = list_of(patch, field)?;
+    if patch.get(field).is_some_and(Value::is_null) || (!target.contains_key(field) && of_patch.is_empty()) {
+        target.remove(field);
+        return Ok(());
+    }
+    let key = strategy.key.as_ref();
+    let id = |item: &Value| if item.is_object() { item.get(key).cloned() } else { Some(item.clone()) };
+    let place = |list: &[Value], item: &Value| id(item).and_then(|wanted| list.iter().position(|o| id(o).as_ref() == Some(&wanted)));
+    let mut last = None;
+    for item in of_patch.iter().filter(|item| item.get(PATCH).is_none()) {
+        let found = place(order, item);
+        if found.is_none() || found < last {
+            let (patch, order) = (Value::from(of_patch), Value::from(order));
+            return Err(bad(format!("The order in patch list:\n{patch}\n doesn't match {SET_ORDER}{field} list:\n{order}\n")));
+        }
+        last = found;
+    }
+    let server = match target.remove(field) {
+        Some(Value::Array(items)) => items,
+        _ => Vec::new(),
+    };
+    let merged = if strategy.merge { merge_list(below, key, server.clone(), of_patch)? } else { of_patch.to_vec() };
+    let merged = match patch.get(&format!("{DELETE_FROM}{field}")) {
+        Some(Value::Array(gone)) => merged.into_iter().filter(|item| !gone.contains(item)).collect(),
+        _ => merged,
+    };
+    let (mut listed, unlisted): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|item| place(order, item).is_some());
+    listed.sort_by_key(|item| place(order, item));
+    let mut all = Vec::with_capacity(listed.len() + unlisted.len());
+    let (mut left, mut right) = (unlisted.into_iter().peekable(), listed.into_iter().peekable());
+    while let (Some(l), Some(r)) = (left.peek(), right.peek()) {
+        let before = place(&server, l).zip(place(&server, r)).is_some_and(|(l, r)| l < r);
+        all.extend(if before { left.next() } else { right.next() });
+    }
+    all.extend(left);
+    all.extend(right);
+    target.insert(field.to_owned(), Value::Array(all));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn check(target: Value, patch: Value, expected: Value) {
+        let schema = Schema::builtin("io.k8s.api.core.v1.Pod").expect("the pod's schema");
+        let mut merged = target;
+        let result = strategic_merge(schema, &mut merged, &patch).map_or_else(|e| json!(e.to_string()), |()| merged);
+        assert_eq!(result, expected, "{patch}");
+    }
+
+    #[test]
+    fn lists_merge_by_key() {
+        let pod = || json!({"spec": {"containers": [{"name": "a", "image": "1", "args": ["x"]}, {"name": "b"}]}});
+        check(
+            pod(),
+            json!({"spec": {"containers": [{"name": "a", "image": "2"}, {"name": "c"}]}}),
+            json!({"spec": {"containers": [{"name": "a", "image": "2", "args": ["x"]}, {"name": "b"}, {"name": "c"}]}}),
+        );
+        check(
+            pod(),
+            json!({"spec": {"containers": [{"name": "a", "$patch": "delete"}, {"name": "b", "args": ["y"]}]}}),
+            json!({"spec": {"containers": [{"name": "b", "args": ["y"]}]}}),
+        );
+        check(
+            pod(),
+            json!({"spec": {"containers": [{"$patch": "replace"}, {"name": "z"}]}}),
+            json!({"spec": {"containers": [{"name": "z"}]}}),
+        );
+        check(pod(), json!({"spec": {"containers": null}}), json!({"spec": {}}));
+        check(
+            pod(),
+            json!({"spec": {"containers": [{"image": "2"}]}}),
+            json!("map: {\"image\":\"2\"} does not contain declared merge key: name"),
+        );
+    }
+
+    #[test]
+    fn directives() {
+        check(
+            json!({"metadata": {"finalizers": ["a", "b"], "labels": {"x": "1", "y": "2"}}}),
+            json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["c"], "labels": {"x": null, "$patch": "merge"}}}),
+            json!({"metadata": {"finalizers": ["b", "c"], "labels": {"y": "2"}}}),
+        );
+        check(
+            json!({"metadata": {"labels": {"x": "1"}}}),
+            json!({"metadata": {"labels": {"$patch": "replace", "z": "3"}}}),
+            json!({"metadata": {"labels": {"z": "3"}}}),
+        );
+        check(
+            json!({"spec": {"volumes": [{"name": "v", "emptyDir": {}}]}}),
+            json!({"spec": {"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}]}}),
+            json!({"spec": {"volumes": [{"name": "v", "hostPath": {"path": "/x"}}]}}),
+        );
+        check(json!({}), json!({"metadata": {"$patch": "odd"}}), json!({"metadata": {}}));
+        check(json!({"metadata": {}}), json!({"metadata": {"$patch": "odd"}}), json!("Unknown patch type found: odd"));
+        check(json!({}), json!({"spec": {"containers": [{"name": "a", "image": null}, {"name": "b", "$patch": "delete"}]}}), json!({"spec": {"containers": [{"name": "a"}]}}));
+        check(json!({}), json!([]), json!("json: cannot unmarshal array into Go value of type map[string]interface {}"));
+    }
+
+    #[test]
+    fn the_patch_sets_the_order() {
+        let names = |names: &[&str]| names.iter().map(|n| json!({"name": n})).collect::<Vec<_>>();
+        let pod = |list: &[&str]| json!({"spec": {"containers": names(list)}});
+        let order = |order: &[&str], patch: &[&str]| json!({"spec": {"$setElementOrder/containers": names(order), "containers": names(patch)}});
+        check(pod(&["a", "b", "s", "c"]), order(&["c", "b", "n"], &["n"]), pod(&["a", "s", "c", "b", "n"]));
+        check(pod(&["a", "b"]), order(&["b", "a"], &[]), pod(&["b", "a"]));
+        let refused = strategic_merge(Schema::builtin("io.k8s.api.core.v1.Pod").expect("pod"), &mut pod(&["a"]), &order(&["a"], &["z"]));
+        assert!(refused.is_err_and(|e| e.to_string().contains("doesn't match $setElementOrder/containers list")));
+    }
+}

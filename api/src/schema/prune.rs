@@ -1,0 +1,359 @@
+//! Decoding, guided by a schema: what Go's round trip through its types makes of a JSON value.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use serde_json::{Map, Value};
+
+use super::{Kind, Node, Object, Presence, Property, Schema};
+use crate::quantity::Quantity;
+
+impl Schema {
+    /// Makes the value what Go's round trip would make of it. Fields that the schema doesn't know are dropped and
+    /// their paths returned (`spec.containers[0].bogus`); nulls and empty values that Go doesn't write go, zero values
+    /// that it always writes come; quantities, times and bytes get their canonical form. Doing it twice changes nothing.
+    ///
+    /// An error is a value of a wrong type, worded as Go's decoder words it. Custom resources are not checked here:
+    /// their types are a matter of validation.
+    pub fn prune(&self, value: &mut Value) -> Result<Vec<String>, String> {
+        let mut walk = Walk::default();
+        walk.node(self, value)?;
+        Ok(walk.unknown)
+    }
+
+    /// The value that Go has for this type when none was given.
+    pub fn zero(&self) -> Value {
+        match &self.kind {
+            Kind::Object(object) => {
+                let mut map = Map::new();
+                fill(object, &mut map);
+                Value::Object(map)
+            }
+            Kind::String | Kind::Bytes => "".into(),
+            Kind::Quantity => "0".into(),
+            Kind::IntOrString | Kind::Int32 | Kind::Int64 | Kind::Number => 0.into(),
+            Kind::Boolean => false.into(),
+            Kind::Time | Kind::MicroTime | Kind::Map(_) | Kind::List(_) | Kind::Any => Value::Null,
+        }
+    }
+
+    /// The name of the type in Go, as decoding errors show it.
+    fn go_type(&self) -> String {
+        if !self.go_type.is_empty() {
+            return self.go_type.to_string();
+        }
+        match &self.kind {
+            Kind::List(list) => format!("[]{}", list.items.go_type()),
+            Kind::Map(values) if matches!(values.kind, Kind::Quantity) => "v1.ResourceList".into(),
+            Kind::Map(values) => format!("map[string]{}", values.go_type()),
+            Kind::String | Kind::Time | Kind::MicroTime => "string".into(),
+            Kind::Bytes => "[]uint8".into(),
+            Kind::Quantity => "resource.Quantity".into(),
+            Kind::IntOrString | Kind::Int32 => "int32".into(),
+            Kind::Int64 => "int64".into(),
+            Kind::Number => "float64".into(),
+            Kind::Boolean => "bool".into(),
+            Kind::Object(_) | Kind::Any => "interface {}".into(),
+        }
+    }
+}
+
+/// Adds the properties that are always written.
+fn fill(object: &Object, map: &mut Map<String, Value>) {
+    for property in &object.properties {
+        let zero = match property.presence {
+            Presence::Always => Property::zero,
+            Presence::AlwaysNull => |_: &Property| Value::Null,
+            Presence::Given | Presence::OmitEmpty => continue,
+        };
+        if !map.contains_key(property.name.as_ref()) {
+            map.insert(property.name.to_string(), zero(property));
+        }
+    }
+}
+
+impl Property {
+    fn zero(&self) -> Value {
+        self.schema.zero()
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(b) => !b,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(s) => s.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+    }
+}
+
+/// One step of the path to the value at hand.
+enum Step {
+    Field(String),
+    Index(usize),
+}
+
+#[derive(Default)]
+struct Walk {
+    path: Vec<Step>,
+    /// The Go struct that the value at hand is a field of; empty in custom resources.
+    within: &'static str,
+    unknown: Vec<String>,
+}
+
+impl Walk {
+    fn node(&mut self, schema: &Schema, value: &mut Value) -> Result<(), String> {
+        if value.is_null() {
+            if !self.within.is_empty() {
+                *value = schema.zero();
+            }
+            return Ok(());
+        }
+        match (&schema.kind, &mut *value) {
+            (Kind::Any, _) => Ok(()),
+            (Kind::Object(object), Value::Object(map)) => self.object(object, map),
+            (Kind::Map(values), Value::Object(map)) => self.map(values, map),
+            (Kind::List(list), Value::Array(items)) => {
+                for (i, item) in items.iter_mut().enumerate() {
+                    self.path.push(Step::Index(i));
+                    self.node(&list.items, item)?;
+                    self.path.pop();
+                }
+                Ok(())
+            }
+            _ => self.scalar(schema, value),
+        }
+    }
+
+    fn object(&mut self, object: &Object, map: &mut Map<String, Value>) -> Result<(), String> {
+        let outer = std::mem::replace(&mut self.within, object.name);
+        let custom = object.name.is_empty();
+        let mut gone: Vec<String> = Vec::new();
+        for (name, value) in map.iter_mut() {
+            let Some(property) = object.property(name) else {
+                if !object.preserve_unknown {
+                    self.path.push(Step::Field(name.clone()));
+                    self.unknown.push(self.shown(true));
+                    self.path.pop();
+                    gone.push(name.clone());
+                }
+                continue;
+            };
+            if value.is_null() && !custom {
+                gone.push(name.clone());
+                continue;
+            }
+            self.path.push(Step::Field(name.clone()));
+            self.node(&property.schema, value)?;
+            self.path.pop();
+            if property.presence == Presence::OmitEmpty && is_empty(value) {
+                gone.push(name.clone());
+            }
+        }
+        for name in gone {
+            map.remove(&name);
+        }
+        fill(object, map);
+        self.within = outer;
+        Ok(())
+    }
+
+    fn map(&mut self, values: &Node, map: &mut Map<String, Value>) -> Result<(), String> {
+        for (name, value) in map.iter_mut() {
+            // Go's decoder names the field that holds the map, not the key.
+            let scalar = !matches!(values.kind, Kind::Object(_) | Kind::Map(_) | Kind::List(_));
+            if !scalar {
+                self.path.push(Step::Field(name.clone()));
+            }
+            self.node(values, value)?;
+            if scalar {
+                // A list of resources is kept to thousandths, by upstream's defaulting.
+                if let (Kind::Quantity, Ok(quantity)) = (&values.kind, Quantity::parse(value.as_str().unwrap_or(""))) {
+                    *value = quantity.round_up_to_milli().to_string().into();
+                }
+            } else {
+                self.path.pop();
+            }
+        }
+        Ok(())
+    }
+
+    fn scalar(&mut self, schema: &Schema, value: &mut Value) -> Result<(), String> {
+        if self.within.is_empty() {
+            return Ok(());
+        }
+        let canonical = match (&schema.kind, &*value) {
+            (Kind::String, Value::String(_)) | (Kind::Boolean, Value::Bool(_)) | (Kind::Number, Value::Number(_)) => None,
+            (Kind::Int64, Value::Number(n)) if n.is_i64() => None,
+            (Kind::Int32, Value::Number(n)) if is_int32(n) => None,
+            (Kind::IntOrString, Value::String(_)) => None,
+            (Kind::IntOrString, Value::Number(n)) if is_int32(n) => None,
+            (Kind::IntOrString, other) => return Err(format!("json: cannot unmarshal {} into Go value of type int32", shown_value(other))),
+            (Kind::Bytes, Value::String(text)) => decode_base64(text)?,
+            (Kind::Quantity, Value::String(text)) => Some(canonical_quantity(text.trim())?),
+            (Kind::Quantity, other) => Some(canonical_quantity(&other.to_string())?),
+            (Kind::Time, Value::String(text)) => Some(read_time(text, "2006-01-02T15:04:05Z07:00")?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+            (Kind::MicroTime, Value::String(text)) => {
+                Some(read_time(text, "2006-01-02T15:04:05.000000Z07:00")?.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
+            }
+            (Kind::Time | Kind::MicroTime, other) => {
+                return Err(format!("json: cannot unmarshal {} into Go value of type string", shown_value(other)));
+            }
+            (_, other) => {
+                let what = match (&schema.kind, other) {
+                    (Kind::Int32 | Kind::Int64, number @ Value::Number(_)) => format!("number {number}"),
+                    _ => shown_value(other).to_owned(),
+                };
+                let (within, field, kind) = (self.within, self.shown(false), schema.go_type());
+                return Err(format!("json: cannot unmarshal {what} into Go struct field {within}.{field} of type {kind}"));
+            }
+        };
+        if let Some(canonical) = canonical {
+            *value = canonical.into();
+        }
+        Ok(())
+    }
+
+    /// The path to the value at hand. Go's decoding errors name no list items, its strict errors do.
+    fn shown(&self, with_items: bool) -> String {
+        let mut path = String::new();
+        for step in &self.path {
+            match step {
+                Step::Field(name) => {
+                    if !path.is_empty() {
+                        path.push('.');
+                    }
+                    path.push_str(name);
+                }
+                Step::Index(i) if with_items => path.push_str(&format!("[{i}]")),
+                Step::Index(_) => {}
+            }
+        }
+        path
+    }
+}
+
+fn is_int32(number: &serde_json::Number) -> bool {
+    number.as_i64().is_some_and(|n| i32::try_from(n).is_ok())
+}
+
+/// Go's word for a JSON value.
+fn shown_value(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn canonical_quantity(text: &str) -> Result<String, String> {
+    Quantity::parse(text).map(|q| q.to_string()).map_err(|e| e.to_string())
+}
+
+/// The text in canonical base64 where it isn't yet. The offset of a fault is the one that Go's decoder reports.
+fn decode_base64(text: &str) -> Result<Option<String>, String> {
+    if STANDARD.decode(text).is_ok() {
+        return Ok(None);
+    }
+    let plain: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
+    match STANDARD.decode(&plain) {
+        Ok(bytes) => Ok(Some(STANDARD.encode(bytes))),
+        Err(e) => {
+            let offset = match e {
+                base64::DecodeError::InvalidByte(offset, _) | base64::DecodeError::InvalidLastSymbol(offset, _) => offset,
+                base64::DecodeError::InvalidLength(_) | base64::DecodeError::InvalidPadding => plain.len() / 4 * 4,
+            };
+            Err(format!("illegal base64 data at input byte {offset}"))
+        }
+    }
+}
+
+fn read_time(text: &str, layout: &str) -> Result<Timestamp, String> {
+    // jiff takes a space or a lower-case t between date and time, and no seconds: Go's layout doesn't.
+    let formed = text.len() >= 20 && text.as_bytes()[10] == b'T' && text.as_bytes()[16] == b':' && !text.contains('[');
+    if let Some(time) = formed.then(|| text.parse::<Timestamp>().ok()).flatten() {
+        return Ok(time);
+    }
+    let (rest, element) = unreadable_part(text);
+    Err(format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {element:?}"))
+}
+
+/// The rest of the text where it leaves RFC 3339, and the element of Go's layout that it should have had there.
+fn unreadable_part(text: &str) -> (&str, &'static str) {
+    let mut rest = text;
+    for (element, digits) in [("2006", 4), ("-", 0), ("01", 2), ("-", 0), ("02", 2), ("T", 0), ("15", 2), (":", 0), ("04", 2), (":", 0), ("05", 2)] {
+        let len = if digits == 0 { 1 } else { digits };
+        let good = rest.is_char_boundary(len.min(rest.len()))
+            && rest.len() >= len
+            && if digits == 0 { rest.starts_with(element) } else { rest[..len].bytes().all(|b| b.is_ascii_digit()) };
+        if !good {
+            return (rest, element);
+        }
+        rest = &rest[len..];
+    }
+    (rest, "Z07:00")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn prune(definition: &str, mut value: Value) -> Result<(Value, Vec<String>), String> {
+        let unknown = Schema::builtin(definition).expect(definition).prune(&mut value)?;
+        Ok((value, unknown))
+    }
+
+    #[test]
+    fn what_the_round_trip_makes() {
+        let (pod, unknown) = prune(
+            "io.k8s.api.core.v1.Pod",
+            json!({
+                "metadata": {"name": "p", "labels": {}, "annotations": null, "creationTimestamp": null, "x": 1},
+                "spec": {"containers": [{"name": "c", "image": "", "bogus": 1, "resources": {"limits": {"cpu": "1000m", "memory": 1024}},
+                    "stdin": false, "securityContext": {"privileged": false}}], "nodeName": ""},
+            }),
+        )
+        .expect("pruned");
+        assert_eq!(unknown, ["metadata.x", "spec.containers[0].bogus"]);
+        let expected = json!({
+            "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": "1", "memory": "1024"}}, "securityContext": {"privileged": false}}]},
+            "status": {},
+        });
+        assert_eq!(pod, expected);
+    }
+
+    #[test]
+    fn times() {
+        let lease = |t: &str| {
+            prune("io.k8s.api.coordination.v1.Lease", json!({"metadata": {"deletionTimestamp": t}, "spec": {"renewTime": t}})).map(|(v, _)| {
+                format!("{} {}", v["metadata"]["deletionTimestamp"].as_str().unwrap_or(""), v["spec"]["renewTime"].as_str().unwrap_or(""))
+            })
+        };
+        assert_eq!(lease("2026-01-02T03:04:05+01:00").as_deref(), Ok("2026-01-02T02:04:05Z 2026-01-02T02:04:05.000000Z"));
+        let error = "parsing time \"2026-1-2\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"1-2\" as \"01\"";
+        assert_eq!(lease("2026-1-2"), Err(error.into()));
+    }
+
+    #[test]
+    fn wrong_types() {
+        for (definition, value, expected) in [
+            ("io.k8s.api.apps.v1.Deployment", json!({"spec": {"replicas": "x"}}), "json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32"),
+            ("io.k8s.api.apps.v1.Deployment", json!({"spec": {"replicas": 1.5}}), "json: cannot unmarshal number 1.5 into Go struct field DeploymentSpec.spec.replicas of type int32"),
+            ("io.k8s.api.core.v1.ConfigMap", json!({"data": {"k": 5}}), "json: cannot unmarshal number into Go struct field ConfigMap.data of type string"),
+            ("io.k8s.api.core.v1.Pod", json!({"spec": {"containers": [{"imagePullPolicy": true}]}}), "json: cannot unmarshal bool into Go struct field Container.spec.containers.imagePullPolicy of type v1.PullPolicy"),
+            ("io.k8s.api.core.v1.Pod", json!({"spec": {"containers": {}}}), "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container"),
+            ("io.k8s.api.core.v1.Secret", json!({"data": {"k": "!!"}}), "illegal base64 data at input byte 0"),
+            ("io.k8s.api.core.v1.Pod", json!({"spec": []}), "json: cannot unmarshal array into Go struct field Pod.spec of type v1.PodSpec"),
+        ] {
+            assert_eq!(prune(definition, value).map(|_| ()), Err(expected.to_owned()));
+        }
+    }
+}

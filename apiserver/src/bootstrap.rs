@@ -1,0 +1,121 @@
+//! What every cluster begins with: written when it isn't there, never changed when somebody has changed it.
+
+mod rbac;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::Method;
+use serde_json::{Value, json};
+use skiff_api::{Status, resource, value};
+
+use crate::auth::{MASTERS, User};
+use crate::cache::Filter;
+use crate::http::body::{self, full};
+use crate::server::Server;
+use crate::strategy::{CLAIM_PREFIXES, give_back, orphaned};
+
+/// Who writes the first objects.
+const AUTHOR: &str = "system:apiserver";
+
+/// Writes what isn't there.
+pub(crate) async fn write(server: &Arc<Server>) -> Result<(), Status> {
+    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
+        ensure(server, "v1", json!({"kind": "Namespace", "metadata": {"name": name}})).await?;
+    }
+    for (name, number, description) in [
+        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+    ] {
+        let class = json!({"kind": "PriorityClass", "metadata": {"name": name}, "value": number, "description": description});
+        ensure(server, "scheduling.k8s.io/v1", class).await?;
+    }
+    for object in rbac::objects() {
+        ensure(server, "rbac.authorization.k8s.io/v1", object).await?;
+    }
+    kubernetes_service(server).await?;
+    release_orphaned_claims(server).await
+}
+
+/// Creates the object, through the same door as everybody, unless it is there.
+async fn ensure(server: &Arc<Server>, version: &str, mut object: Value) -> Result<(), Status> {
+    let (group, short) = version.split_once('/').unwrap_or(("", version));
+    let kind = value::text(&object, &["kind"]);
+    let resource = resource::find_kind(group, short, kind).ok_or_else(Status::no_such_resource)?;
+    let (namespace, name) = (value::text(&object, &["metadata", "namespace"]), value::text(&object, &["metadata", "name"]));
+    let key = server.key(resource, namespace, name);
+    if server.store.get(&key).await?.is_some() {
+        return Ok(());
+    }
+    let base = if group.is_empty() { format!("/api/{short}") } else { format!("/apis/{version}") };
+    let scope = if resource.namespaced { format!("/namespaces/{namespace}") } else { String::new() };
+    let path = format!("{base}{scope}/{}", resource.plural);
+    object["apiVersion"] = version.into();
+    request(server, Method::POST, &path, &object).await
+}
+
+/// Asks the server itself for something, as a client would.
+async fn request(server: &Arc<Server>, method: Method, path: &str, object: &Value) -> Result<(), Status> {
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .header(http::header::USER_AGENT, "kube-apiserver")
+        .body(full(object.to_string()))
+        .map_err(Status::internal)?;
+    let reply = server.handle(request, Some(User::new(AUTHOR, [MASTERS]))).await;
+    if reply.status().is_success() || reply.status() == http::StatusCode::CONFLICT {
+        return Ok(());
+    }
+    let (code, said): (u16, Bytes) = (reply.status().as_u16(), body::collect(reply.into_body()).await?);
+    Err(Status::new(code, "", format!("{path}: {}", String::from_utf8_lossy(&said))))
+}
+
+/// The Service by which pods find the API, and where it leads.
+async fn kubernetes_service(server: &Arc<Server>) -> Result<(), Status> {
+    let (address, port) = server.advertise;
+    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
+    let service = json!({
+        "kind": "Service", "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+        "spec": {
+            "clusterIP": server.allocator.first().to_string(), "type": "ClusterIP", "sessionAffinity": "None",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+        },
+    });
+    ensure(server, "v1", service).await?;
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
+    });
+    let endpoints = json!({
+        "apiVersion": "v1", "kind": "Endpoints",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
+        "subsets": [{"addresses": [{"ip": address.to_string()}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+    });
+    // The address may be another one than last time.
+    for (object, path) in [
+        (slice, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"),
+        (endpoints, "/api/v1/namespaces/default/endpoints"),
+    ] {
+        let version = value::text(&object, &["apiVersion"]).to_owned();
+        ensure(server, &version, object.clone()).await?;
+        request(server, Method::PUT, &format!("{path}/kubernetes"), &object).await?;
+    }
+    Ok(())
+}
+
+/// Gives back the addresses and ports that a crash left without a Service.
+async fn release_orphaned_claims(server: &Arc<Server>) -> Result<(), Status> {
+    server.cache.fresh().await?;
+    let services = server.cache.resource("/registry/services/specs/").ok_or_else(Status::no_such_resource)?;
+    let services: Vec<Value> = services.list(&Filter::default(), 0).objects.iter().filter_map(|o| o.value().ok()).collect();
+    for prefix in CLAIM_PREFIXES {
+        let page = server.store.list(prefix, &skiff_store::prefix_end(prefix), 0, None).await?;
+        for key in orphaned(page.entries.iter().map(|e| e.key.as_ref()), &services) {
+            give_back(server, &key).await;
+        }
+    }
+    Ok(())
+}

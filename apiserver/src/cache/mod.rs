@@ -1,0 +1,205 @@
+//! The watch cache: every object that the store holds, ready to be read, kept up by one watch of the store.
+//!
+//! Reads keep upstream's guarantees: [`Cache::fresh`] waits until the cache shows every write that was acknowledged
+//! before it was called, and a watch sees each change once, in order, or is told that it is too far behind.
+
+mod object;
+mod resource;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use futures::StreamExt;
+use skiff_store::{Entry, Error, Event, Revision, Store};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub use object::{Fields, Object, encode, field_text, labels_of};
+pub use resource::{Change, Filter, Listed, ResourceCache, TooOld};
+
+/// How long a reader waits for the cache to catch up with the store.
+const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
+/// How soon a broken watch of the store is opened again.
+const REOPEN_DELAY: Duration = Duration::from_millis(250);
+
+/// The cache of all resources.
+pub struct Cache {
+    store: Arc<dyn Store>,
+    /// By key prefix. The prefix of one resource never is the beginning of another's, for all end in a slash and
+    /// groups have dots where resources have none.
+    resources: RwLock<Resources>,
+    /// The revision up to which every resource's cache is complete.
+    applied: watch::Sender<Revision>,
+}
+
+#[derive(Default)]
+struct Resources {
+    by_prefix: HashMap<Arc<str>, Arc<ResourceCache>>,
+    /// What is stored under no resource's prefix: objects of custom resources whose definition hasn't come up yet.
+    unclaimed: BTreeMap<Arc<str>, Entry>,
+}
+
+/// The prefixes that a key may belong to, longest first: `/registry/a/b/` and `/registry/a/`.
+fn prefixes(key: &str) -> impl Iterator<Item = &str> {
+    key.match_indices('/').skip(2).map(|(i, _)| &key[..=i]).take(2).collect::<Vec<_>>().into_iter().rev()
+}
+
+impl Resources {
+    fn of(&self, key: &str) -> Option<&Arc<ResourceCache>> {
+        prefixes(key).find_map(|prefix| self.by_prefix.get(prefix))
+    }
+}
+
+impl Cache {
+    /// Reads everything that the store holds. `resources` are the prefixes and selectable fields to begin with.
+    pub async fn load(store: Arc<dyn Store>, resources: impl IntoIterator<Item = (String, Fields)>) -> Result<Self, Error> {
+        let page = store.list("/registry/", &skiff_store::prefix_end("/registry/"), 0, None).await?;
+        let cache = Self { store, resources: RwLock::default(), applied: watch::Sender::new(page.revision) };
+        for (prefix, fields) in resources {
+            cache.add(&prefix, fields);
+        }
+        cache.fill(page.entries);
+        Ok(cache)
+    }
+
+    fn fill(&self, entries: Vec<Entry>) {
+        let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
+        for entry in entries {
+            match resources.of(&entry.key) {
+                Some(cache) => load(cache, entry),
+                None => drop(resources.unclaimed.insert(Arc::clone(&entry.key), entry)),
+            }
+        }
+    }
+
+    /// Begins to keep a resource; what is stored of it already is there at once. A second time changes nothing.
+    pub fn add(&self, prefix: &str, fields: Fields) -> Arc<ResourceCache> {
+        let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cache) = resources.by_prefix.get(prefix) {
+            return Arc::clone(cache);
+        }
+        let cache = Arc::new(ResourceCache::new(prefix, fields, *self.applied.borrow()));
+        let claimed: Vec<_> = resources.unclaimed.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
+        for entry in claimed.iter().filter_map(|key| resources.unclaimed.remove(key)) {
+            load(&cache, entry);
+        }
+        resources.by_prefix.insert(prefix.into(), Arc::clone(&cache));
+        cache
+    }
+
+    /// The cache of the resource with this key prefix.
+    pub fn resource(&self, prefix: &str) -> Option<Arc<ResourceCache>> {
+        self.resources.read().unwrap_or_else(PoisonError::into_inner).by_prefix.get(prefix).cloned()
+    }
+
+    /// Follows the store until `shutdown`. Only one task may run this.
+    pub async fn follow(&self, shutdown: CancellationToken) {
+        while !shutdown.is_cancelled() {
+            let result = shutdown.run_until_cancelled(self.follow_once()).await;
+            match result {
+                Some(Err(Error::Compacted { .. })) => {
+                    tracing::error!("the store compacted changes that this server had not seen; restart it");
+                    return;
+                }
+                Some(Err(error)) => tracing::warn!(%error, "watch of the store broke, opening it again"),
+                Some(Ok(())) | None => {}
+            }
+            shutdown.run_until_cancelled(tokio::time::sleep(REOPEN_DELAY)).await;
+        }
+    }
+
+    async fn follow_once(&self) -> Result<(), Error> {
+        let next = *self.applied.borrow() + 1;
+        let mut changes = self.store.watch(next).await?;
+        while let Some(batch) = changes.next().await {
+            self.apply(batch?);
+        }
+        Ok(())
+    }
+
+    fn apply(&self, batch: Vec<Event>) {
+        let Some(newest) = batch.last().map(|event| event.revision) else { return };
+        {
+            let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
+            for event in batch {
+                match (resources.of(&event.key), event.value) {
+                    (Some(cache), value) => cache.apply(Event { value, ..event }),
+                    (None, Some(value)) => {
+                        let Event { key, revision, created, .. } = event;
+                        let entry = Entry { key: Arc::clone(&key), value, created, modified: revision };
+                        resources.unclaimed.insert(key, entry);
+                    }
+                    (None, None) => drop(resources.unclaimed.remove(&event.key)),
+                }
+            }
+            // Inside the lock, so that a resource added now begins at a revision that it is complete for.
+            self.applied.send_replace(newest);
+        }
+    }
+
+    /// The revision up to which the cache is complete.
+    pub fn applied(&self) -> Revision {
+        *self.applied.borrow()
+    }
+
+    /// Waits for the cache to show every write acknowledged before this call. Answers the revision it shows.
+    pub async fn fresh(&self) -> Result<Revision, Error> {
+        let newest = self.store.revision().await?;
+        self.reached(newest, FRESH_TIMEOUT).await.map_err(|applied| {
+            Error::Unavailable(format!("the cache is at revision {applied}, the store at {newest}"))
+        })
+    }
+
+    /// Waits for the cache to show revision `revision`; after `timeout`, what it shows instead is the error.
+    pub async fn reached(&self, revision: Revision, timeout: Duration) -> Result<Revision, Revision> {
+        let mut applied = self.applied.subscribe();
+        let reached = tokio::time::timeout(timeout, applied.wait_for(|applied| *applied >= revision)).await;
+        match reached {
+            Ok(Ok(applied)) => Ok(*applied),
+            _ => Err(self.applied()),
+        }
+    }
+}
+
+fn load(cache: &ResourceCache, entry: Entry) {
+    match cache.read(Arc::clone(&entry.key), entry.modified, entry.value) {
+        Ok(object) => cache.load(object),
+        Err(error) => tracing::error!(key = %entry.key, %error, "stored object is unreadable"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use skiff_store::{Guard, Memory};
+
+    use super::*;
+
+    #[test]
+    fn a_key_belongs_to_the_longer_prefix_first() {
+        let found: Vec<_> = prefixes("/registry/services/specs/ns/a").collect();
+        assert_eq!(found, ["/registry/services/specs/", "/registry/services/"]);
+        assert_eq!(prefixes("/registry/nodes/a").collect::<Vec<_>>(), ["/registry/nodes/"]);
+    }
+
+    #[tokio::test]
+    async fn reads_see_every_acknowledged_write_and_late_resources_their_objects() {
+        let store = Arc::new(Memory::new());
+        let cache = Arc::new(Cache::load(store.clone(), [("/registry/pods/".into(), Fields::default())]).await.expect("load"));
+        let shutdown = CancellationToken::new();
+        let _stop = shutdown.clone().drop_guard();
+        tokio::spawn({
+            let cache = Arc::clone(&cache);
+            async move { cache.follow(shutdown).await }
+        });
+        for key in ["/registry/pods/ns/a", "/registry/x.io/things/ns/b"] {
+            store.commit(key, Guard::Absent, Some(r#"{"metadata":{"name":"x"}}"#.into())).await.expect("commit");
+        }
+        let revision = cache.fresh().await.expect("fresh");
+        let pods = cache.resource("/registry/pods/").expect("pods");
+        assert_eq!(pods.list(&Filter::default(), 0).objects.len(), 1);
+        let things = cache.add("/registry/x.io/things/", Fields::default());
+        assert_eq!(things.get("/registry/x.io/things/ns/b").expect("claimed").revision, revision);
+        assert_eq!(things.changes(revision - 1, 9).expect_err("unknown history"), TooOld { oldest: revision });
+    }
+}

@@ -1,0 +1,233 @@
+//! The cache of one resource: its current objects, and a window of its recent changes for the watches.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::Bound;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use skiff_api::{clock, fields, labels};
+use skiff_store::{Event, Revision};
+use tokio::sync::watch;
+
+use super::object::{Fields, Object};
+
+/// How long a change stays in the window at least, unless there are very many: as long as upstream keeps it.
+const WINDOW_AGE: Duration = Duration::from_secs(75);
+/// How many changes the window holds whatever their age.
+const WINDOW_MIN: usize = 512;
+/// How many changes the window never exceeds. A watch that is further behind is ended.
+const WINDOW_MAX: usize = 50_000;
+
+/// A change of an object.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// The revision of the change.
+    pub revision: Revision,
+    /// The object before; `None` when it was created.
+    pub old: Option<Arc<Object>>,
+    /// The object after; `None` when it was deleted.
+    pub new: Option<Arc<Object>>,
+}
+
+struct Logged {
+    change: Change,
+    at: jiff::Timestamp,
+}
+
+/// Which objects of a resource a reader wants.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Only of this namespace; empty for all.
+    pub namespace: String,
+    /// By labels.
+    pub labels: labels::Selector,
+    /// By fields.
+    pub fields: fields::Selector,
+}
+
+/// The cache of one resource.
+pub struct ResourceCache {
+    prefix: Arc<str>,
+    fields: Fields,
+    state: RwLock<State>,
+    /// The revision of the newest change; watches wait on it.
+    bell: watch::Sender<Revision>,
+}
+
+#[derive(Default)]
+struct State {
+    objects: BTreeMap<Arc<str>, Arc<Object>>,
+    window: VecDeque<Logged>,
+    /// The revision after which the window knows every change.
+    since: Revision,
+    /// The revision of the newest change; `since` before there was one.
+    newest: Revision,
+}
+
+/// What a look at the objects shows.
+#[derive(Debug)]
+pub struct Listed {
+    /// The objects, in key order.
+    pub objects: Vec<Arc<Object>>,
+    /// How many more the range holds, counted without the selectors.
+    pub more: usize,
+    /// The revision of the resource's newest change that the look shows.
+    pub newest: Revision,
+}
+
+/// The watch asked for changes that the window has forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooOld {
+    /// The oldest revision that a watch can begin at.
+    pub oldest: Revision,
+}
+
+impl ResourceCache {
+    /// An empty cache that knows every change after `since`.
+    pub(super) fn new(prefix: &str, fields: Fields, since: Revision) -> Self {
+        Self {
+            prefix: prefix.into(),
+            fields,
+            state: RwLock::new(State { since, newest: since, ..State::default() }),
+            bell: watch::Sender::new(since),
+        }
+    }
+
+    /// The resource's key prefix.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Reads stored bytes as an object of this resource.
+    pub fn read(&self, key: Arc<str>, revision: Revision, bytes: bytes::Bytes) -> Result<Object, serde_json::Error> {
+        Object::new(key, revision, bytes, self.prefix.len(), &self.fields)
+    }
+
+    /// Takes in an object that is there from the start.
+    pub(super) fn load(&self, object: Object) {
+        self.write(|state| state.objects.insert(Arc::clone(&object.key), Arc::new(object)));
+    }
+
+    /// Takes in a change. An object that can't be read is treated as gone, and said in the log.
+    pub(super) fn apply(&self, event: Event) {
+        let Event { key, revision, value, .. } = event;
+        let new = value.and_then(|bytes| match self.read(Arc::clone(&key), revision, bytes) {
+            Ok(object) => Some(Arc::new(object)),
+            Err(error) => {
+                tracing::error!(%key, revision, %error, "stored object is unreadable");
+                None
+            }
+        });
+        self.write(|state| {
+            state.newest = revision;
+            let old = match &new {
+                Some(object) => state.objects.insert(key, Arc::clone(object)),
+                None => state.objects.remove(&key),
+            };
+            if old.is_some() || new.is_some() {
+                state.window.push_back(Logged { change: Change { revision, old, new }, at: clock::now() });
+                state.trim();
+            }
+        });
+        self.bell.send_replace(revision);
+    }
+
+    fn write<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        f(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&State) -> T) -> T {
+        f(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The object with this key.
+    pub fn get(&self, key: &str) -> Option<Arc<Object>> {
+        self.with(|state| state.objects.get(key).cloned())
+    }
+
+    /// The number of objects.
+    pub fn len(&self) -> usize {
+        self.with(|state| state.objects.len())
+    }
+
+    /// Whether there are no objects.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The objects that pass: at most `limit` (0: all).
+    pub fn list(&self, filter: &Filter, limit: usize) -> Listed {
+        let start = format!("{}{}", self.prefix, filter.range_prefix());
+        let end = skiff_store::prefix_end(&start);
+        let limit = if limit == 0 { usize::MAX } else { limit };
+        self.with(|state| {
+            let mut range = state.objects.range::<str, _>((Bound::Included(start.as_str()), Bound::Excluded(end.as_str()))).map(|(_, object)| object);
+            let mut found = Vec::new();
+            while found.len() < limit
+                && let Some(object) = range.next()
+            {
+                if self.passes(filter, object) {
+                    found.push(Arc::clone(object));
+                }
+            }
+            let more = if limit == usize::MAX { 0 } else { range.count() };
+            Listed { objects: found, more, newest: state.newest }
+        })
+    }
+
+    /// Whether the object passes the filter.
+    pub fn passes(&self, filter: &Filter, object: &Object) -> bool {
+        (filter.namespace.is_empty() || object.namespace() == filter.namespace)
+            && (filter.labels.is_empty() || filter.labels.matches(&object.labels))
+            && filter.fields.matches(|field| match field {
+                "metadata.name" => object.name().into(),
+                "metadata.namespace" => object.namespace().into(),
+                other => {
+                    let index = self.fields.iter().position(|(label, _)| label == other);
+                    index.and_then(|i| object.fields.get(i)).map_or("", String::as_str).into()
+                }
+            })
+    }
+
+    /// A look at the revision of the newest change.
+    pub fn subscribe(&self) -> watch::Receiver<Revision> {
+        self.bell.subscribe()
+    }
+
+    /// At most `max` changes after `after`.
+    pub fn changes(&self, after: Revision, max: usize) -> Result<Vec<Change>, TooOld> {
+        self.with(|state| {
+            if after < state.since {
+                return Err(TooOld { oldest: state.since });
+            }
+            let first = state.window.partition_point(|logged| logged.change.revision <= after);
+            Ok(state.window.iter().skip(first).take(max).map(|logged| logged.change.clone()).collect())
+        })
+    }
+}
+
+impl State {
+    /// Forgets what is old, once there is enough that is not.
+    fn trim(&mut self) {
+        let horizon = clock::now() - WINDOW_AGE;
+        while self.window.len() > WINDOW_MIN
+            && let Some(oldest) = self.window.front()
+            && (oldest.at < horizon || self.window.len() > WINDOW_MAX)
+        {
+            self.since = oldest.change.revision;
+            self.window.pop_front();
+        }
+    }
+}
+
+impl Filter {
+    /// What the keys of the wanted objects begin with, after the resource's prefix.
+    fn range_prefix(&self) -> String {
+        match (self.namespace.as_str(), self.fields.required("metadata.name")) {
+            ("", _) => String::new(),
+            // A name is the end of a key, but every key that begins with it is few enough.
+            (namespace, Some(name)) => format!("{namespace}/{name}"),
+            (namespace, None) => format!("{namespace}/"),
+        }
+    }
+}

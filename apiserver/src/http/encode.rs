@@ -1,0 +1,256 @@
+//! Objects and lists to bytes: as they are, as a table, or as metadata alone; spliced from stored bytes where possible.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream;
+use serde_json::{Map, Value, json};
+use skiff_api::resource::Resource;
+use skiff_api::{Status, clock, print, value};
+use skiff_store::Revision;
+
+use super::body::{Body, Reply, full, reply, stream as streamed};
+use super::negotiate::{Format, Shape, Transform};
+use crate::cache::Object;
+
+/// About how many bytes of a list are put together at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// An object on its way out.
+#[derive(Clone, Debug)]
+pub enum Shown {
+    /// As it is stored.
+    Stored(Arc<Object>),
+    /// Made for this answer.
+    Value(Value),
+}
+
+impl Shown {
+    /// The object, parsed.
+    pub fn value(&self) -> Result<Value, Status> {
+        match self {
+            Self::Stored(object) => object.value().map_err(|e| unreadable(object, &e)),
+            Self::Value(value) => Ok(value.clone()),
+        }
+    }
+}
+
+fn unreadable(object: &Object, error: &serde_json::Error) -> Status {
+    Status::internal(format!("read the stored object {}: {error}", object.key))
+}
+
+/// Some objects of a resource, on their way out.
+#[derive(Debug)]
+pub struct List {
+    /// The objects.
+    pub items: Vec<Shown>,
+    /// The revision that the list shows.
+    pub revision: Revision,
+    /// Where the next page begins; empty for the last one.
+    pub next: String,
+    /// How many more there are; `None` when it isn't known.
+    pub remaining: Option<usize>,
+}
+
+/// What of the object a table's row carries: the `includeObject` parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Include {
+    /// Nothing.
+    None,
+    /// Its metadata.
+    Metadata,
+    /// All of it.
+    Object,
+}
+
+/// How one resource's objects are written in one answer.
+pub struct Encoder<'a> {
+    /// The resource asked for; its version is the one that is written.
+    pub resource: &'a Resource,
+    /// The form asked for.
+    pub shape: Shape,
+    /// What a table's rows carry.
+    pub include: Include,
+    /// Whether JSON is indented.
+    pub pretty: bool,
+}
+
+impl Encoder<'_> {
+    /// The object as it goes out, parsed: in the version asked for.
+    fn value(&self, shown: &Shown) -> Result<Value, Status> {
+        let object = shown.value()?;
+        Ok(crate::convert::to_version(self.resource, object))
+    }
+
+    /// Whether stored bytes can go out as they are.
+    fn splices(&self) -> bool {
+        self.shape.transform == Transform::None && self.shape.format == Format::Json && !self.pretty && self.resource.stored_as == self.resource.api_version()
+    }
+
+    /// The answer that shows one object.
+    pub fn object(&self, code: u16, shown: &Shown) -> Result<Reply, Status> {
+        let body = match shown {
+            Shown::Stored(object) if self.splices() => {
+                let mut bytes = Vec::with_capacity(object.bytes.len() + 32);
+                object.splice(false, &mut bytes);
+                bytes.into()
+            }
+            _ => self.bytes(&self.one(shown, true)?),
+        };
+        Ok(reply(code, self.shape.content_type(), full(body)))
+    }
+
+    /// One object in the form asked for. `columns` says whether a table names its columns.
+    pub fn one(&self, shown: &Shown, columns: bool) -> Result<Value, Status> {
+        let object = self.value(shown)?;
+        Ok(match self.shape.transform {
+            Transform::None => object,
+            Transform::Metadata => self.partial(object, true),
+            Transform::Table => {
+                let meta = json!({"resourceVersion": value::text(&object, &["metadata", "resourceVersion"])});
+                self.table(meta, columns, vec![self.row(object)])
+            }
+        })
+    }
+
+    /// Appends one object to a watch's frame.
+    pub fn frame(&self, shown: &Shown, columns: bool, out: &mut Vec<u8>) -> Result<(), Status> {
+        match shown {
+            Shown::Stored(object) if self.splices() => object.splice(false, out),
+            _ => out.extend_from_slice(self.one(shown, columns)?.to_string().as_bytes()),
+        }
+        Ok(())
+    }
+
+    /// The answer that shows a list.
+    pub fn list(&self, list: List) -> Result<Reply, Status> {
+        let mut meta = Map::new();
+        meta.insert("resourceVersion".into(), list.revision.to_string().into());
+        if !list.next.is_empty() {
+            meta.insert("continue".into(), list.next.into());
+            if let Some(remaining) = list.remaining {
+                meta.insert("remainingItemCount".into(), remaining.into());
+            }
+        }
+        if self.splices() && list.items.iter().all(|item| matches!(item, Shown::Stored(_))) {
+            let items = list.items.into_iter().filter_map(|i| if let Shown::Stored(o) = i { Some(o) } else { None }).collect();
+            return Ok(reply(200, self.shape.content_type(), self.spliced(meta, items)));
+        }
+        let items = list.items.iter().map(|shown| self.value(shown)).collect::<Result<Vec<_>, _>>()?;
+        let whole = match self.shape.transform {
+            Transform::Table => self.table(meta.into(), true, items.into_iter().map(|o| self.row(o)).collect()),
+            Transform::Metadata => {
+                let items: Vec<Value> = items.into_iter().map(|o| self.partial(o, true)).collect();
+                json!({"kind": "PartialObjectMetadataList", "apiVersion": self.meta_version(), "metadata": meta, "items": items})
+            }
+            Transform::None => json!({
+                "kind": self.list_kind(), "apiVersion": self.resource.api_version(), "metadata": meta,
+                "items": items.into_iter().map(|o| self.item(o)).collect::<Vec<_>>(),
+            }),
+        };
+        Ok(reply(200, self.shape.content_type(), full(self.bytes(&whole))))
+    }
+
+    fn list_kind(&self) -> String {
+        format!("{}List", self.resource.kind)
+    }
+
+    /// Whether items carry their type: those of custom resources do.
+    fn typed_items(&self) -> bool {
+        matches!(self.resource.schema, skiff_api::resource::ResourceSchema::Custom(_))
+    }
+
+    fn item(&self, mut object: Value) -> Value {
+        if !self.typed_items()
+            && let Some(map) = object.as_object_mut()
+        {
+            map.remove("apiVersion");
+            map.remove("kind");
+        }
+        object
+    }
+
+    /// The list, put together bit by bit as the connection takes it.
+    fn spliced(&self, meta: Map<String, Value>, items: Vec<Arc<Object>>) -> Body {
+        let bare = !self.typed_items();
+        let kind = Value::from(self.list_kind());
+        let head = format!(r#"{{"kind":{kind},"apiVersion":"{}","metadata":{},"items":["#, self.resource.api_version(), Value::Object(meta));
+        let small = items.iter().map(|o| o.bytes.len() + 32).sum::<usize>() < CHUNK;
+        let mut items = items.into_iter().enumerate();
+        let mut head = Some(head.into_bytes());
+        let mut chunks = std::iter::from_fn(move || {
+            let mut chunk = head.take()?;
+            while chunk.len() < CHUNK {
+                let Some((index, object)) = items.next() else {
+                    chunk.extend_from_slice(b"]}");
+                    return Some(Bytes::from(chunk));
+                };
+                if index > 0 {
+                    chunk.push(b',');
+                }
+                object.splice(bare, &mut chunk);
+            }
+            head = Some(Vec::with_capacity(CHUNK + 4096));
+            Some(chunk.into())
+        });
+        if small { full(chunks.next().unwrap_or_default()) } else { streamed(stream::iter(chunks)) }
+    }
+
+    fn meta_version(&self) -> &'static str {
+        if self.shape.beta { "meta.k8s.io/v1beta1" } else { "meta.k8s.io/v1" }
+    }
+
+    fn partial(&self, mut object: Value, typed: bool) -> Value {
+        let metadata = value::remove(&mut object, &["metadata"]).unwrap_or_default();
+        if typed {
+            json!({"kind": "PartialObjectMetadata", "apiVersion": self.meta_version(), "metadata": metadata})
+        } else {
+            json!({"metadata": metadata})
+        }
+    }
+
+    fn row(&self, object: Value) -> Value {
+        let mut row = json!({"cells": print::cells(self.resource, &object, clock::now())});
+        let conditions = print::row_conditions(self.resource, &object);
+        if !conditions.is_empty() {
+            row["conditions"] = conditions.into();
+        }
+        match self.include {
+            Include::None => {}
+            Include::Metadata => row["object"] = self.partial(object, true),
+            Include::Object => row["object"] = object,
+        }
+        row
+    }
+
+    fn table(&self, metadata: Value, columns: bool, rows: Vec<Value>) -> Value {
+        let definitions: Vec<Value> = print::columns(self.resource)
+            .iter()
+            .filter(|_| columns)
+            .map(|c| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority}))
+            .collect();
+        json!({"kind": "Table", "apiVersion": self.meta_version(), "metadata": metadata, "columnDefinitions": definitions, "rows": rows})
+    }
+
+    fn bytes(&self, whole: &Value) -> Bytes {
+        bytes_of(whole, self.shape.format, self.pretty)
+    }
+}
+
+/// A value as bytes.
+pub fn bytes_of(value: &Value, format: Format, pretty: bool) -> Bytes {
+    match format {
+        Format::Json if pretty => format!("{value:#}\n").into(),
+        Format::Json => value.to_string().into(),
+        Format::Yaml => serde_saphyr::to_string(value).unwrap_or_else(|e| format!("# {e}\n{value}\n")).into(),
+    }
+}
+
+/// A refusal as an answer, in the form asked for where that can carry it.
+pub fn refusal(status: &Status, shape: Shape) -> Reply {
+    let mut reply = reply(status.code, shape.content_type(), full(bytes_of(&status.to_value(), shape.format, false)));
+    if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
+        reply.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
+    }
+    reply
+}

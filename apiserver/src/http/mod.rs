@@ -1,0 +1,8 @@
+//! HTTP: what a request asks for, and what an answer looks like. Nothing here knows a resource.
+
+pub mod body;
+pub mod encode;
+pub mod info;
+pub mod negotiate;
+pub mod query;
+pub mod serve;

@@ -1,0 +1,233 @@
+//! The server: its parts, and the way of a request through them.
+
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::FutureExt;
+use http::Request;
+use serde_json::Value;
+use skiff_api::resource::Resource;
+use skiff_api::{Status, value};
+use skiff_store::{Entry, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::pki::{Authority, SigningKey};
+use crate::auth::rbac::Rbac;
+use crate::auth::tokens::Tokens;
+use crate::auth::{self, User};
+use crate::cache::{Cache, Fields};
+use crate::dial::Dialer;
+use crate::http::body::{self, Reply};
+use crate::http::encode::{self, Shown};
+use crate::http::info::RequestInfo;
+use crate::http::negotiate::Shape;
+use crate::http::query::Query;
+use crate::metrics::Metrics;
+use crate::registry::Registry;
+use crate::strategy::{Allocator, Strategies, give_back};
+use crate::verbs::{self, Call};
+use crate::{bootstrap, publish, subresources};
+
+/// What a server is made with.
+pub struct Config {
+    /// Where objects are kept.
+    pub store: Arc<dyn Store>,
+    /// The cluster's certificate authority.
+    pub authority: Authority,
+    /// The key of service account tokens.
+    pub signing_key: SigningKey,
+    /// Where cluster IPs come from: `10.96.0.0/16`.
+    pub service_cidr: String,
+    /// The address and port that the `kubernetes` Service leads to.
+    pub advertise: (IpAddr, u16),
+    /// How kubelets are reached.
+    pub dialer: Arc<dyn Dialer>,
+    /// What `/version` says behind `v1.36.2+`: `skiff.0.1.0`.
+    pub build: String,
+}
+
+/// A server can't come up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store is out of order.
+    #[error("read the store: {0}")]
+    Store(#[from] skiff_store::Error),
+    /// The key of service account tokens can't be used.
+    #[error(transparent)]
+    Key(#[from] auth::tokens::KeyError),
+    /// The range of cluster IPs can't be used.
+    #[error("service CIDR: {0}")]
+    ServiceCidr(String),
+    /// What every cluster begins with couldn't be written.
+    #[error("write the cluster's first objects: {0}")]
+    Bootstrap(Status),
+}
+
+/// The API server. It is shared by all its connections and the components of this process.
+pub struct Server {
+    pub(crate) store: Arc<dyn Store>,
+    pub(crate) cache: Cache,
+    pub(crate) registry: Registry,
+    pub(crate) strategies: Strategies,
+    pub(crate) allocator: Allocator,
+    pub(crate) tokens: Tokens,
+    pub(crate) rbac: Rbac,
+    pub(crate) authority: Authority,
+    pub(crate) advertise: (IpAddr, u16),
+    pub(crate) dialer: Arc<dyn Dialer>,
+    pub(crate) build: String,
+    pub(crate) metrics: Metrics,
+    /// Ends watches, and then the server.
+    stop: CancellationToken,
+}
+
+impl Server {
+    /// Reads the store, writes what every cluster begins with, and is ready. `stop` ends it.
+    pub async fn start(config: Config, stop: CancellationToken) -> Result<Arc<Self>, Error> {
+        let registry = Registry::default();
+        let cache = Cache::load(Arc::clone(&config.store), kept(&registry.now().ordered)).await?;
+        let server = Arc::new(Self {
+            store: config.store,
+            cache,
+            registry,
+            strategies: Strategies::new(),
+            allocator: config.service_cidr.parse().map_err(Error::ServiceCidr)?,
+            tokens: Tokens::new(&config.signing_key)?,
+            rbac: Rbac::default(),
+            authority: config.authority,
+            advertise: config.advertise,
+            dialer: config.dialer,
+            build: config.build,
+            metrics: Metrics::default(),
+            stop: stop.clone(),
+        });
+        tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { server.cache.follow(stop).await }
+        });
+        bootstrap::write(&server).await.map_err(Error::Bootstrap)?;
+        Ok(server)
+    }
+
+    /// Resolves when the server is to end.
+    pub(crate) async fn stopping(&self) {
+        self.stop.cancelled().await;
+    }
+
+    /// The store's key of an object.
+    pub(crate) fn key(&self, resource: &Resource, namespace: &str, name: &str) -> String {
+        let prefix = &resource.storage_prefix;
+        if resource.namespaced { format!("{prefix}{namespace}/{name}") } else { format!("{prefix}{name}") }
+    }
+
+    /// Tidies up behind an object that is gone.
+    pub(crate) async fn deleted(&self, resource: &Resource, entry: &Entry) {
+        let Ok(object) = serde_json::from_slice::<Value>(&entry.value) else { return };
+        for key in self.strategies.of(resource).claims_of(&object) {
+            give_back(self, &key).await;
+        }
+    }
+
+    /// The answer to a GET of an object that isn't stored.
+    pub(crate) async fn special_get(&self, call: &Call) -> Option<Result<Shown, Status>> {
+        let list = self.special_list(call).await?;
+        Some(list.and_then(|items| {
+            let named = |shown: &Shown| shown.value().is_ok_and(|v| value::text(&v, &["metadata", "name"]) == call.info.name);
+            items.into_iter().find(named).ok_or_else(|| call.not_found())
+        }))
+    }
+
+    /// The objects of a resource that isn't stored but made for each answer.
+    pub(crate) async fn special_list(&self, call: &Call) -> Option<Result<Vec<Shown>, Status>> {
+        if call.resource.plural != "componentstatuses" {
+            return None;
+        }
+        Some(Ok(publish::component_statuses(self).await))
+    }
+
+    /// Answers a request. `peer` is who the connection has shown to be, if anybody. Never fails: what goes wrong is said
+    /// in the answer.
+    pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, peer: Option<User>) -> Reply
+    where
+        B: http_body::Body<Data = Bytes> + Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (parts, incoming) = request.into_parts();
+        let query = Query::parse(parts.uri.query().unwrap_or(""));
+        let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
+        let (shape, refused) = match Shape::negotiate(&parts.headers) {
+            Ok(shape) => (shape, None),
+            Err(status) => (Shape::JSON, Some(status)),
+        };
+        let plain = Shape { transform: crate::http::negotiate::Transform::None, ..shape };
+        let counted = (info.verb, info.group.clone(), info.version.clone(), info.resource.clone(), info.subresource.clone());
+        let timer = self.metrics.begin();
+        let serve = async {
+            let user = auth::authenticate(self, peer.as_ref(), &parts.headers).await?;
+            let user = auth::impersonate(self, user, &parts.headers)?;
+            auth::authorize(self, &user, &info)?;
+            if !info.is_resource {
+                return publish::serve(self, &info, &query, &parts.headers, shape).await;
+            }
+            let served = self.registry.now();
+            let Some(resource) = served.find(&info.group, &info.version, &info.resource) else {
+                return Err(missing(&info, served.has_version(&info.group, &info.version)));
+            };
+            // A path with a namespace for a resource that has none, or the reverse for all but reads.
+            let wrong_scope = if resource.namespaced {
+                info.namespace.is_empty() && (info.is_object() || !matches!(info.verb, "list" | "watch" | "deletecollection"))
+            } else {
+                !info.namespace.is_empty() && resource.plural != "namespaces"
+            };
+            if wrong_scope {
+                let by_review = resource.storage_prefix.is_empty();
+                return Err(if info.verb == "list" || by_review { Status::no_such_resource() } else { Status::method_not_allowed() });
+            }
+            let (resource, upgrade) = (Arc::clone(resource), parts.extensions.get::<subresources::Upgrade>().cloned());
+            if let Some(status) = refused
+                && !subresources::streams(&info)
+            {
+                return Err(status);
+            }
+            let method = parts.method.clone();
+            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape };
+            if subresources::streams(&call.info) {
+                return subresources::connect(&call, method, parts.uri, incoming, upgrade).await;
+            }
+            verbs::serve(call, body::collect(incoming).await?).await
+        };
+        let result = AssertUnwindSafe(serve).catch_unwind().await.unwrap_or_else(|panic| {
+            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("");
+            tracing::error!(panic = text, "request handler panicked");
+            Err(Status::internal("this request caused the server to panic; look in its log"))
+        });
+        let reply = result.unwrap_or_else(|status| encode::refusal(&status, plain));
+        self.metrics.end(timer, counted, reply.status().as_u16());
+        reply
+    }
+}
+
+/// The prefixes and selectable fields of the resources that are stored, each once.
+fn kept(resources: &[Arc<Resource>]) -> Vec<(String, Fields)> {
+    let mut kept: Vec<(String, Fields)> = Vec::new();
+    for resource in resources.iter().filter(|r| !r.storage_prefix.is_empty()) {
+        // Of a resource in several versions the stored one's fields are read, for its bytes are in that version.
+        if resource.stored_as == resource.api_version() || !kept.iter().any(|(prefix, _)| *prefix == resource.storage_prefix) {
+            kept.retain(|(prefix, _)| *prefix != resource.storage_prefix);
+            kept.push((resource.storage_prefix.to_string(), fields_of(resource)));
+        }
+    }
+    kept
+}
+
+/// The resource's selectable fields beyond its name and namespace.
+pub(crate) fn fields_of(resource: &Resource) -> Fields {
+    let own = resource.selectable_fields.iter().filter(|f| !matches!(f.label.as_ref(), "metadata.name" | "metadata.namespace"));
+    own.map(|f| (f.label.to_string(), f.path.iter().map(ToString::to_string).collect())).collect()
+}
+
+fn missing(info: &RequestInfo, version_served: bool) -> Status {
+    if version_served { Status::no_such_resource() } else { publish::no_such_path(info) }
+}

@@ -1,0 +1,319 @@
+//! The kinds that are not plain, one entry each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use skiff_api::{Status, value};
+
+use super::service::Services;
+use super::{Orphaning, Strategy};
+use crate::verbs::Call;
+
+/// A kind with nothing special.
+pub(super) struct Plain;
+
+impl Strategy for Plain {}
+
+/// A kind whose generation counts, with nothing else special. Custom resources are of this kind.
+pub(super) struct Counted;
+
+impl Strategy for Counted {
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn requires_version(&self) -> bool {
+        true
+    }
+}
+
+/// What many kinds differ in, as data.
+struct Facts {
+    /// What a new object's status is.
+    status: Option<fn() -> Value>,
+    generation: bool,
+    annotations: bool,
+    requires_version: bool,
+    creates_on_update: bool,
+    orphaning: Orphaning,
+}
+
+const PLAIN: Facts = Facts {
+    status: None,
+    generation: false,
+    annotations: false,
+    requires_version: false,
+    creates_on_update: false,
+    orphaning: Orphaning::Collect,
+};
+const COUNTED: Facts = Facts { generation: true, ..PLAIN };
+const STRICT: Facts = Facts { generation: true, requires_version: true, ..PLAIN };
+const UPSERT: Facts = Facts { creates_on_update: true, ..PLAIN };
+
+fn empty() -> Value {
+    json!({})
+}
+
+fn no_replicas() -> Value {
+    json!({"replicas": 0})
+}
+
+/// The kinds that differ from a plain one in facts alone.
+const FACTS: &[(&str, &str, Facts)] = &[
+    ("", "Endpoints", UPSERT),
+    ("", "Event", UPSERT),
+    ("", "LimitRange", UPSERT),
+    ("", "PersistentVolume", Facts { status: Some(|| json!({"phase": "Pending"})), ..PLAIN }),
+    ("", "PersistentVolumeClaim", Facts { status: Some(|| json!({"phase": "Pending"})), ..PLAIN }),
+    ("", "PodTemplate", COUNTED),
+    ("", "ReplicationController", Facts { status: Some(no_replicas), orphaning: Orphaning::Orphan, ..COUNTED }),
+    ("", "ResourceQuota", Facts { status: Some(empty), ..PLAIN }),
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", STRICT),
+    ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", STRICT),
+    ("admissionregistration.k8s.io", "MutatingWebhookConfiguration", STRICT),
+    ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy", Facts { status: Some(empty), ..STRICT }),
+    ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", STRICT),
+    ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", STRICT),
+    ("apiregistration.k8s.io", "APIService", Facts { status: Some(empty), requires_version: true, ..PLAIN }),
+    ("apps", "DaemonSet", Facts {
+        status: Some(|| json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0})),
+        ..COUNTED
+    }),
+    ("apps", "Deployment", Facts { status: Some(empty), annotations: true, ..COUNTED }),
+    ("apps", "ReplicaSet", Facts { status: Some(no_replicas), ..COUNTED }),
+    ("apps", "StatefulSet", Facts { status: Some(|| json!({"replicas": 0, "availableReplicas": 0})), ..COUNTED }),
+    ("autoscaling", "HorizontalPodAutoscaler", Facts { status: Some(|| json!({"desiredReplicas": 0, "currentMetrics": null})), ..PLAIN }),
+    ("batch", "CronJob", Facts { status: Some(empty), ..COUNTED }),
+    ("coordination.k8s.io", "Lease", Facts { requires_version: false, ..UPSERT }),
+    ("discovery.k8s.io", "EndpointSlice", COUNTED),
+    ("events.k8s.io", "Event", UPSERT),
+    ("flowcontrol.apiserver.k8s.io", "FlowSchema", Facts { status: Some(empty), ..STRICT }),
+    ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", Facts { status: Some(empty), ..STRICT }),
+    ("networking.k8s.io", "Ingress", Facts { status: Some(|| json!({"loadBalancer": {}})), ..COUNTED }),
+    ("networking.k8s.io", "IngressClass", COUNTED),
+    ("networking.k8s.io", "NetworkPolicy", COUNTED),
+    ("networking.k8s.io", "ServiceCIDR", Facts { status: Some(empty), ..PLAIN }),
+    ("policy", "PodDisruptionBudget", Facts {
+        status: Some(|| json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0})),
+        ..STRICT
+    }),
+    ("rbac.authorization.k8s.io", "ClusterRole", UPSERT),
+    ("rbac.authorization.k8s.io", "ClusterRoleBinding", UPSERT),
+    ("rbac.authorization.k8s.io", "Role", UPSERT),
+    ("rbac.authorization.k8s.io", "RoleBinding", UPSERT),
+    ("resource.k8s.io", "ResourceClaim", Facts { status: Some(empty), ..PLAIN }),
+    ("resource.k8s.io", "ResourceSlice", COUNTED),
+    ("resource.k8s.io", "DeviceClass", COUNTED),
+    ("scheduling.k8s.io", "PriorityClass", COUNTED),
+    ("storage.k8s.io", "VolumeAttachment", Facts { status: Some(|| json!({"attached": false})), ..PLAIN }),
+];
+
+pub(super) fn special() -> HashMap<(&'static str, &'static str), Arc<dyn Strategy>> {
+    let mut special: HashMap<_, Arc<dyn Strategy>> = HashMap::new();
+    for (group, kind, facts) in FACTS {
+        special.insert((*group, *kind), Arc::new(Factual(facts)));
+    }
+    special.insert(("", "Namespace"), Arc::new(Namespaces));
+    special.insert(("", "Node"), Arc::new(Nodes));
+    special.insert(("", "Pod"), Arc::new(Pods));
+    special.insert(("", "Service"), Arc::new(Services));
+    special.insert(("apiextensions.k8s.io", "CustomResourceDefinition"), Arc::new(Definitions));
+    special.insert(("batch", "Job"), Arc::new(Jobs));
+    special.insert(("certificates.k8s.io", "CertificateSigningRequest"), Arc::new(SigningRequests));
+    special
+}
+
+struct Factual(&'static Facts);
+
+impl Strategy for Factual {
+    fn has_generation(&self) -> bool {
+        self.0.generation
+    }
+
+    fn generation_counts_annotations(&self) -> bool {
+        self.0.annotations
+    }
+
+    fn requires_version(&self) -> bool {
+        self.0.requires_version
+    }
+
+    fn creates_on_update(&self) -> bool {
+        self.0.creates_on_update
+    }
+
+    fn prepare_create(&self, _call: &Call, object: &mut Value) {
+        value::remove(object, &["status"]);
+        if let Some(status) = self.0.status {
+            object["status"] = status();
+        }
+    }
+
+    fn default_orphaning(&self) -> Orphaning {
+        self.0.orphaning
+    }
+}
+
+/// Namespaces go when their content has gone: the `kubernetes` finalizer stands in their spec.
+struct Namespaces;
+
+/// The namespaces that can't be deleted.
+const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
+
+impl Strategy for Namespaces {
+    fn prepare_create(&self, _call: &Call, object: &mut Value) {
+        object["spec"] = json!({"finalizers": ["kubernetes"]});
+        object["status"] = json!({"phase": "Active"});
+    }
+
+    fn prepare_update(&self, call: &Call, new: &mut Value, old: &Value) {
+        // Only the finalize endpoint takes finalizers away.
+        if call.info.subresource != "finalize" {
+            new["spec"] = old["spec"].clone();
+        }
+    }
+
+    fn check_delete(&self, call: &Call, object: &Value) -> Result<(), Status> {
+        let name = value::text(object, &["metadata", "name"]);
+        if IMMORTAL.contains(&name) {
+            return Err(Status::forbidden(call.resource.group_resource(), name, "this namespace may not be deleted"));
+        }
+        Ok(())
+    }
+
+    fn prepare_delete(&self, object: &mut Value) {
+        value::object_mut(object, &["status"]).insert("phase".into(), "Terminating".into());
+    }
+
+    fn finalized(&self, object: &Value) -> bool {
+        [["metadata", "finalizers"], ["spec", "finalizers"]].iter().all(|path| value::items(object, path).is_empty())
+    }
+
+    fn shows_deleted(&self) -> bool {
+        true
+    }
+}
+
+/// Nodes bring their status along.
+struct Nodes;
+
+impl Strategy for Nodes {
+    fn prepare_create(&self, _call: &Call, object: &mut Value) {
+        let status = value::object_mut(object, &["status"]);
+        status.entry("daemonEndpoints").or_insert_with(|| json!({"kubeletEndpoint": {"Port": 0}}));
+        status.entry("nodeInfo").or_insert_with(|| {
+            json!({
+                "machineID": "", "systemUUID": "", "bootID": "", "kernelVersion": "", "osImage": "", "containerRuntimeVersion": "",
+                "kubeletVersion": "", "kubeProxyVersion": "", "operatingSystem": "", "architecture": "",
+            })
+        });
+    }
+}
+
+/// Pods end in their own time.
+struct Pods;
+
+impl Strategy for Pods {
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn prepare_create(&self, _call: &Call, object: &mut Value) {
+        object["status"] = json!({"phase": "Pending", "qosClass": skiff_api::pod::qos_class(object)});
+    }
+
+    fn grace(&self, object: &Value, asked: Option<i64>) -> i64 {
+        let scheduled = !value::text(object, &["spec", "nodeName"]).is_empty();
+        let ended = matches!(value::text(object, &["status", "phase"]), "Succeeded" | "Failed");
+        if !scheduled || ended {
+            return 0;
+        }
+        asked.or_else(|| value::at(object, &["spec", "terminationGracePeriodSeconds"]).as_i64()).unwrap_or(30).max(0)
+    }
+
+    fn shows_deleted(&self) -> bool {
+        true
+    }
+}
+
+/// Jobs choose their pods by their own uid, unless a client insists on a selector.
+struct Jobs;
+
+impl Strategy for Jobs {
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn prepare_create(&self, _call: &Call, object: &mut Value) {
+        object["status"] = json!({});
+        if value::at(object, &["spec", "manualSelector"]).as_bool() == Some(true) {
+            return;
+        }
+        let (uid, name) = (value::at(object, &["metadata", "uid"]).clone(), value::at(object, &["metadata", "name"]).clone());
+        let labels = value::object_mut(object, &["spec", "template", "metadata", "labels"]);
+        for (key, text) in [
+            ("controller-uid", &uid),
+            ("job-name", &name),
+            ("batch.kubernetes.io/controller-uid", &uid),
+            ("batch.kubernetes.io/job-name", &name),
+        ] {
+            labels.insert(key.into(), text.clone());
+        }
+        value::object_mut(object, &["spec", "selector", "matchLabels"]).insert("batch.kubernetes.io/controller-uid".into(), uid);
+    }
+
+    fn default_orphaning(&self) -> Orphaning {
+        Orphaning::Orphan
+    }
+}
+
+/// Custom resource definitions come up by their controller's word.
+struct Definitions;
+
+impl Strategy for Definitions {
+    fn has_generation(&self) -> bool {
+        true
+    }
+
+    fn requires_version(&self) -> bool {
+        true
+    }
+
+    fn prepare_create(&self, _call: &Call, object: &mut Value) {
+        let stored: Vec<Value> = value::items(object, &["spec", "versions"])
+            .iter()
+            .filter(|v| v["storage"] == true)
+            .map(|v| v["name"].clone())
+            .collect();
+        object["status"] = json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored});
+    }
+}
+
+/// Signing requests say who asks.
+struct SigningRequests;
+
+#[async_trait]
+impl Strategy for SigningRequests {
+    fn prepare_create(&self, call: &Call, object: &mut Value) {
+        object["status"] = json!({});
+        let spec = value::object_mut(object, &["spec"]);
+        spec.insert("username".into(), call.user.name.clone().into());
+        spec.insert("groups".into(), call.user.groups.clone().into());
+        if call.user.uid.is_empty() {
+            spec.remove("uid");
+        } else {
+            spec.insert("uid".into(), call.user.uid.clone().into());
+        }
+        if call.user.extra.is_empty() {
+            spec.remove("extra");
+        } else {
+            spec.insert("extra".into(), json!(call.user.extra));
+        }
+    }
+
+    fn prepare_update(&self, _call: &Call, new: &mut Value, old: &Value) {
+        new["spec"] = old["spec"].clone();
+    }
+}

@@ -1,0 +1,100 @@
+//! `scale`: the replica count of whatever has one, in one form.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use skiff_api::resource::{Resource, find};
+use skiff_api::{Status, apply, field, labels, value};
+
+use crate::http::body::Reply;
+use crate::verbs::{Call, View, Write, apply_error, check_type, parse_body, put, transact};
+
+/// The type of a scale, as it is written.
+pub(crate) fn resource() -> Resource {
+    let template = find("apps", "v1", "deployments").map(|r| (**r).clone());
+    let plain = template.unwrap_or_else(|| unreachable!("deployments are in the catalogue"));
+    Resource {
+        group: "autoscaling".into(),
+        version: "v1".into(),
+        kind: "Scale".into(),
+        stored_as: "autoscaling/v1".into(),
+        columns: std::sync::Arc::default(),
+        ..plain
+    }
+}
+
+/// The object's scale.
+pub(crate) fn show(_resource: &Resource, object: &Value) -> Value {
+    let mut metadata = json!({});
+    for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(member) = object["metadata"].get(key) {
+            metadata[key] = member.clone();
+        }
+    }
+    let selector = value::at(object, &["spec", "selector"]);
+    // A replication controller's selector is a plain map of labels.
+    let selector = match selector.get("matchLabels").or(selector.get("matchExpressions")) {
+        Some(_) => labels::Selector::from_label_selector(selector).map(|s| s.to_string()).unwrap_or_default(),
+        None => labels::Selector::from_map(selector).to_string(),
+    };
+    let mut spec = json!({});
+    if let Some(replicas) = value::at(object, &["spec", "replicas"]).as_i64().filter(|r| *r != 0) {
+        spec["replicas"] = json!(replicas);
+    }
+    let mut status = json!({"replicas": value::at(object, &["status", "replicas"]).as_i64().unwrap_or(0)});
+    if !selector.is_empty() {
+        status["selector"] = selector.into();
+    }
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+}
+
+/// Reads a body as a scale.
+pub(crate) fn decode(call: &Call, body: &Bytes) -> Result<Value, Status> {
+    let mut scale = parse_body(call, body)?.value;
+    check_type(&mut scale, "Scale", "autoscaling/v1")?;
+    let name = value::text(&scale, &["metadata", "name"]);
+    if !name.is_empty() && name != call.info.name {
+        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.info.name)));
+    }
+    Ok(scale)
+}
+
+/// The object with the replica count of `scale`, and the preconditions that it names.
+pub(crate) fn set(call: &Call, current: &Value, scale: &Value) -> Result<Value, Status> {
+    let replicas = value::at(scale, &["spec", "replicas"]);
+    let replicas = match replicas {
+        Value::Null => 0,
+        other => other.as_i64().ok_or_else(|| Status::bad_request("Scale in version \"v1\" cannot be handled as a Scale: spec.replicas is no whole number"))?,
+    };
+    if replicas < 0 || replicas > i64::from(i32::MAX) {
+        let error = field::Error::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+        return Err(Status::invalid("autoscaling", "Scale", &call.info.name, &[error]));
+    }
+    let mut new = current.clone();
+    value::object_mut(&mut new, &["spec"]).insert("replicas".into(), json!(replicas));
+    let metadata = value::object_mut(&mut new, &["metadata"]);
+    metadata.remove("resourceVersion");
+    for key in ["resourceVersion", "uid"] {
+        if let Some(text) = scale["metadata"].get(key).filter(|t| t.as_str().is_some_and(|t| !t.is_empty())) {
+            metadata.insert(key.into(), text.clone());
+        }
+    }
+    Ok(new)
+}
+
+/// Server-side apply of a scale: the manager owns the replica count of the object.
+pub(crate) async fn apply(mut write: Write<'_>, config: Value) -> Result<Reply, Status> {
+    let call = write.call;
+    let replicas = value::at(&config, &["spec", "replicas"]).clone();
+    let object = json!({
+        "kind": call.resource.kind, "apiVersion": call.resource.api_version(),
+        "metadata": {"name": call.info.name, "namespace": call.info.namespace}, "spec": {"replicas": replicas},
+    });
+    let manager = write.manager(apply::Operation::Apply);
+    let force = call.query.flag("force");
+    let shown = transact!(write, |current, entry| {
+        let new = apply::apply(call.resource.schema(), Some(&current), &object, &manager, force, &[]).map_err(apply_error)?;
+        let new = write.take_in(new, Vec::new())?;
+        put(&mut write, new, current, &entry).await?
+    });
+    View::Scale.answer(call, 200, &shown)
+}

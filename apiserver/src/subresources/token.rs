@@ -1,0 +1,89 @@
+//! `serviceaccounts/token`: a token for an account, bound to a pod where one asks for it.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+use skiff_api::{Status, clock, field, value};
+
+use crate::auth::tokens::{Bound, ISSUER, Request};
+use crate::http::body::{Reply, full, reply};
+use crate::verbs::{Call, check_type, parse_body};
+
+/// Upstream's shortest and default lives of a token, in seconds.
+const MIN_SECONDS: i64 = 600;
+const DEFAULT_SECONDS: i64 = 3_600;
+const MAX_SECONDS: i64 = 1 << 32;
+
+fn bound(object: &Value) -> Bound {
+    let text = |key: &str| value::text(object, &["metadata", key]).to_owned();
+    Bound { name: text("name"), uid: text("uid") }
+}
+
+/// Makes a token.
+pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
+    let mut request = parse_body(call, body)?.value;
+    check_type(&mut request, "TokenRequest", "authentication.k8s.io/v1")?;
+    let account = call.read().await?.value()?;
+    let seconds = match value::at(&request, &["spec", "expirationSeconds"]) {
+        Value::Null => DEFAULT_SECONDS,
+        given => given.as_i64().unwrap_or(0),
+    };
+    let limit = if seconds < MIN_SECONDS {
+        Some("may not specify a duration less than 10 minutes")
+    } else if seconds > MAX_SECONDS {
+        Some("may not specify a duration larger than 2^32 seconds")
+    } else {
+        None
+    };
+    if let Some(detail) = limit {
+        let error = field::Error::invalid("spec.expirationSeconds", seconds, detail);
+        return Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", &[error]));
+    }
+    let audiences: Vec<String> =
+        value::items(&request, &["spec", "audiences"]).iter().filter_map(Value::as_str).filter(|a| !a.is_empty()).map(str::to_owned).collect();
+    let mut wanted =
+        Request { namespace: call.info.namespace.clone(), account: bound(&account), audiences: audiences.clone(), seconds, ..Request::default() };
+    if let Some(reference) = request["spec"].get("boundObjectRef").filter(|r| r.is_object()) {
+        bind(call, reference, &mut wanted).await?;
+    }
+    let token = call.server.tokens.sign(wanted).map_err(Status::internal)?;
+    let expires = clock::now() + jiff::SignedDuration::from_secs(seconds);
+    let spec = value::object_mut(&mut request, &["spec"]);
+    spec.insert("expirationSeconds".into(), json!(seconds));
+    spec.insert("audiences".into(), json!(if audiences.is_empty() { vec![ISSUER.to_owned()] } else { audiences }));
+    request["status"] = json!({"token": token, "expirationTimestamp": expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
+    request["metadata"] = json!({"name": call.info.name, "namespace": call.info.namespace, "creationTimestamp": crate::verbs::now_text()});
+    Ok(reply(201, "application/json", full(request.to_string())))
+}
+
+/// Binds the token to an object of the account's namespace.
+async fn bind(call: &Call, reference: &Value, wanted: &mut Request) -> Result<(), Status> {
+    let (kind, name, uid) = (value::text(reference, &["kind"]), value::text(reference, &["name"]), value::text(reference, &["uid"]));
+    let namespace = &call.info.namespace;
+    let (plural, key) = match kind {
+        "Pod" => ("pods", format!("/registry/pods/{namespace}/{name}")),
+        "Secret" => ("secrets", format!("/registry/secrets/{namespace}/{name}")),
+        other => return Err(Status::bad_request(format!("cannot bind token to object of type {other}"))),
+    };
+    let gr = skiff_api::status::GroupResource { group: "", resource: plural };
+    let entry = call.server.store.get(&key).await?.ok_or_else(|| Status::not_found(gr, name))?;
+    let object: Value = serde_json::from_slice(&entry.value).map_err(Status::internal)?;
+    let found = bound(&object);
+    if !uid.is_empty() && uid != found.uid {
+        let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
+        return Err(Status::conflict(gr, name, why));
+    }
+    if kind == "Secret" {
+        wanted.secret = Some(found);
+        return Ok(());
+    }
+    if value::text(&object, &["spec", "serviceAccountName"]) != wanted.account.name {
+        let why = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.", wanted.account.name);
+        return Err(Status::bad_request(why));
+    }
+    let node = value::text(&object, &["spec", "nodeName"]);
+    if let Some(entry) = call.server.store.get(&format!("/registry/minions/{node}")).await? {
+        wanted.node = Some(bound(&serde_json::from_slice(&entry.value).map_err(Status::internal)?));
+    }
+    wanted.pod = Some(found);
+    Ok(())
+}

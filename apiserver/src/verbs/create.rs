@@ -1,0 +1,77 @@
+//! CREATE.
+
+use bytes::Bytes;
+use serde_json::Value;
+use skiff_api::{Status, random, validation, value};
+
+use super::write::{Write, stamp};
+use super::Call;
+use crate::admission;
+use crate::http::body::Reply;
+use crate::http::encode::Shown;
+
+/// The longest part of a `generateName` that is kept: with five random characters it is a label's 63.
+const MAX_GENERATED_BASE: usize = 58;
+/// How often another random name is tried when one is taken; upstream's figure.
+const NAME_TRIES: usize = 8;
+
+/// Carries out a CREATE.
+pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
+    let mut write = Write::new(call, "CreateOptions")?;
+    let object = write.decode(body)?;
+    let shown = insert(&mut write, object, true).await?;
+    write.answer(201, &shown)
+}
+
+/// Makes a new object of what a client sent (pruned and defaulted). `book` says whether its `managedFields` are still to
+/// be written: an apply has done it.
+pub(super) async fn insert(write: &mut Write<'_>, mut object: Value, book: bool) -> Result<Shown, Status> {
+    let call = write.call;
+    namespace_matches(call, &object)?;
+    if !matches!(value::text(&object, &["metadata", "resourceVersion"]), "" | "0") {
+        return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
+    }
+    let generated = value::text(&object, &["metadata", "name"]).is_empty();
+    let base = value::text(&object, &["metadata", "generateName"]).to_owned();
+    for attempt in 1.. {
+        let mut candidate = object.clone();
+        if generated && !base.is_empty() {
+            let kept: String = base.chars().take(MAX_GENERATED_BASE).collect();
+            candidate["metadata"]["name"] = format!("{kept}{}", random::suffix(5)).into();
+        }
+        match insert_named(write, candidate, book).await {
+            Err(status) if status.reason == "AlreadyExists" && generated && attempt < NAME_TRIES => {}
+            result => return result,
+        }
+    }
+    // Not reached: the loop above only ends by returning.
+    object.take();
+    Err(Status::internal("ran out of names"))
+}
+
+async fn insert_named(write: &mut Write<'_>, mut object: Value, book: bool) -> Result<Shown, Status> {
+    let call = write.call;
+    let strategy = call.server.strategies.of(&call.resource);
+    admission::mutate(write, &mut object, None).await?;
+    stamp(&mut object, &call.info.namespace, strategy.has_generation());
+    strategy.prepare_create(call, &mut object);
+    if book {
+        write.book(None, &mut object, &strategy.reset_fields(""));
+    }
+    write.check(&object, &validation::validate_create(&call.resource, &object))?;
+    strategy.check_create(write, &object).await?;
+    admission::validate(write, Some(&object), None).await?;
+    let claims = strategy.claim(write, &mut object, None).await?;
+    let result = write.insert(object).await;
+    claims.settle(&call.server, result.is_ok() && !write.options.dry_run).await;
+    result
+}
+
+/// Refuses an object of another namespace than the request's.
+pub(super) fn namespace_matches(call: &Call, object: &Value) -> Result<(), Status> {
+    let namespace = value::text(object, &["metadata", "namespace"]);
+    if !namespace.is_empty() && call.resource.namespaced && namespace != call.info.namespace {
+        return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));
+    }
+    Ok(())
+}

@@ -1,0 +1,139 @@
+//! The verbs: one path for every kind. What is special about a kind stands in its strategy, never here.
+
+mod create;
+mod delete;
+mod list;
+mod options;
+mod patch;
+mod update;
+mod view;
+mod watch;
+mod write;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::HeaderMap;
+use skiff_api::Status;
+use skiff_api::resource::{Resource, Subresource};
+
+use crate::auth::User;
+use crate::cache::ResourceCache;
+use crate::http::body::Reply;
+use crate::http::encode::{Encoder, Include, Shown};
+use crate::http::info::RequestInfo;
+use crate::http::negotiate::Shape;
+use crate::http::query::Query;
+use crate::server::Server;
+use crate::subresources;
+
+pub(crate) use delete::{DeleteOptions, delete_object};
+pub(crate) use patch::{apply_error, put};
+pub(crate) use view::View;
+pub(crate) use write::{Transaction, Write, check_type, now_text, parse_body, stamp, transact};
+
+/// One request of a resource, understood and authorized.
+pub(crate) struct Call {
+    pub server: Arc<Server>,
+    pub info: RequestInfo,
+    pub query: Query,
+    pub headers: HeaderMap,
+    pub user: User,
+    pub resource: Arc<Resource>,
+    pub shape: Shape,
+}
+
+impl Call {
+    /// The cache of the resource's objects.
+    pub fn cache(&self) -> Result<Arc<ResourceCache>, Status> {
+        self.server.cache.resource(&self.resource.storage_prefix).ok_or_else(Status::no_such_resource)
+    }
+
+    /// The store's key of the object that the request names.
+    pub fn key(&self) -> String {
+        self.server.key(&self.resource, &self.info.namespace, &self.info.name)
+    }
+
+    /// The subresource asked for.
+    pub fn subresource(&self) -> Option<&Subresource> {
+        self.resource.subresource(&self.info.subresource)
+    }
+
+    /// How answers of this request are written.
+    pub fn encoder(&self) -> Encoder<'_> {
+        let include = match self.query.get("includeObject") {
+            Some("None") => Include::None,
+            Some("Object") => Include::Object,
+            _ => Include::Metadata,
+        };
+        Encoder { resource: &self.resource, shape: self.shape, include, pretty: self.query.flag("pretty") }
+    }
+
+    /// The object that the request names, as the store has it.
+    pub async fn read(&self) -> Result<Shown, Status> {
+        let cache = self.cache()?;
+        if self.query.get("resourceVersion") == Some("0") {
+            return cache.get(&self.key()).map(Shown::Stored).ok_or_else(|| self.not_found());
+        }
+        let entry = self.server.store.get(&self.key()).await?.ok_or_else(|| self.not_found())?;
+        let object = cache.read(entry.key, entry.modified, entry.value).map_err(Status::internal)?;
+        Ok(Shown::Stored(Arc::new(object)))
+    }
+
+    pub fn not_found(&self) -> Status {
+        Status::not_found(self.resource.group_resource(), &self.info.name)
+    }
+
+    /// The name that a write goes by: the `fieldManager` asked for, or the client's own.
+    pub fn field_manager(&self) -> String {
+        if let Some(manager) = self.query.get("fieldManager") {
+            return manager.to_owned();
+        }
+        let agent = self.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let name = agent.split('/').next().unwrap_or("").trim();
+        let printable: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
+        if printable.is_empty() { "unknown".to_owned() } else { printable }
+    }
+}
+
+/// Carries a request out.
+pub(crate) async fn serve(call: Call, body: Bytes) -> Result<Reply, Status> {
+    let resource = Arc::clone(&call.resource);
+    if call.info.subresource.is_empty() {
+        if !resource.verbs.has(call.info.verb) {
+            return Err(Status::method_not_allowed());
+        }
+        return match call.info.verb {
+            "get" => {
+                let shown = call.server.special_get(&call).await;
+                let shown = if let Some(shown) = shown { shown? } else { call.read().await? };
+                call.encoder().object(200, &shown)
+            }
+            "list" => list::list(&call).await,
+            "watch" => watch::watch(&call).await,
+            "create" if !call.info.name.is_empty() => Err(Status::method_not_allowed()),
+            "create" if resource.storage_prefix.is_empty() => subresources::review(&call, &body).await,
+            "create" => create::create(&call, &body).await,
+            "update" if call.info.name.is_empty() => Err(Status::method_not_allowed()),
+            "update" => update::update(&call, &body, view::View::whole(&resource)).await,
+            "patch" if call.info.name.is_empty() => Err(Status::method_not_allowed()),
+            "patch" => patch::patch(&call, &body, view::View::whole(&resource)).await,
+            "delete" => delete::delete(&call, &body).await,
+            "deletecollection" => delete::delete_collection(&call, &body).await,
+            _ => Err(Status::method_not_allowed()),
+        };
+    }
+    let Some(sub) = call.subresource() else { return Err(Status::no_such_resource()) };
+    if !sub.verbs.has(call.info.verb) {
+        return Err(Status::method_not_allowed());
+    }
+    if let Some(view) = view::View::of(&resource, sub) {
+        return match call.info.verb {
+            "get" => view.get(&call).await,
+            "update" => update::update(&call, &body, view).await,
+            "patch" => patch::patch(&call, &body, view).await,
+            _ => Err(Status::method_not_allowed()),
+        };
+    }
+    subresources::serve(&call, &body).await
+}

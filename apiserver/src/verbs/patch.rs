@@ -1,0 +1,210 @@
+//! PATCH: JSON patch, merge patch, strategic merge patch and server-side apply, through any view.
+
+use bytes::Bytes;
+use http::header;
+use serde_json::Value;
+use skiff_api::apply::{self, Manager, Operation};
+use skiff_api::patch::{self, Error};
+use skiff_api::status::{Cause, Details};
+use skiff_api::{Status, field, json, value};
+
+use super::view::View;
+use super::write::{Transaction, Write, check_type, parse_yaml, transact};
+use super::{Call, create, options, update};
+use crate::http::body::Reply;
+use crate::http::encode::Shown;
+use crate::subresources::scale;
+
+/// The kinds of patch, by their media type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Json,
+    Merge,
+    Strategic,
+    Apply,
+}
+
+fn kind(call: &Call) -> Result<Kind, Status> {
+    let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let custom = matches!(call.resource.schema, skiff_api::resource::ResourceSchema::Custom(_));
+    Ok(match content_type.split(';').next().unwrap_or("").trim() {
+        "application/json-patch+json" => Kind::Json,
+        "application/merge-patch+json" => Kind::Merge,
+        "application/strategic-merge-patch+json" if !custom => Kind::Strategic,
+        "application/apply-patch+yaml" => Kind::Apply,
+        _ => {
+            let strategic = if custom { "" } else { "application/strategic-merge-patch+json, " };
+            let message = format!(
+                "the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, {strategic}application/apply-patch+yaml"
+            );
+            return Err(Status::new(415, "UnsupportedMediaType", message));
+        }
+    })
+}
+
+/// Carries out a PATCH through a view.
+pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply, Status> {
+    let kind = kind(call)?;
+    let force = call.query.get("force").is_some();
+    let mut errors = Vec::new();
+    if kind == Kind::Apply && call.query.get("fieldManager").is_none() {
+        errors.push(field::Error::required("fieldManager", "is required for apply patch"));
+    }
+    if kind != Kind::Apply && force {
+        errors.push(field::Error::forbidden("force", "may not be specified for non-apply patch"));
+    }
+    options::check("PatchOptions", &errors)?;
+    let mut write = Write::new(call, "PatchOptions")?;
+    if kind == Kind::Apply {
+        return server_side_apply(write, body, view).await;
+    }
+    let patch = json::parse(body).map_err(|why| Status::bad_request(format!("error decoding patch: {why}")))?.value;
+    if kind != Kind::Json && !patch.is_object() {
+        let what = if patch.is_array() { "array" } else { "value" };
+        return Err(Status::bad_request(format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}")));
+    }
+    let shown = transact!(write, |current, entry| {
+        if view == View::Scale {
+            let mut shown = scale::show(&call.resource, &current);
+            apply_patch(call, kind, &mut shown, &patch)?;
+            let new = scale::set(call, &current, &shown)?;
+            put(&mut write, new, current, &entry).await?
+        } else {
+            let mut patched = current.clone();
+            apply_patch(call, kind, &mut patched, &patch)?;
+            // The version that the patch itself doesn't name is no precondition.
+            if value::at(&patched, &["metadata", "resourceVersion"]) == value::at(&current, &["metadata", "resourceVersion"]) {
+                value::remove(&mut patched, &["metadata", "resourceVersion"]);
+            }
+            write.warnings.clear();
+            let new = write.take_in(patched, Vec::new())?;
+            same_name(call, &new)?;
+            update::finish(&mut write, view, new, current, &entry, true).await?
+        }
+    });
+    if view == View::Scale { view.answer(call, 200, &shown) } else { write.answer(200, &shown) }
+}
+
+fn same_name(call: &Call, new: &Value) -> Result<(), Status> {
+    let name = value::text(new, &["metadata", "name"]);
+    if name == call.info.name || name.is_empty() {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.info.name)))
+}
+
+fn apply_patch(call: &Call, kind: Kind, target: &mut Value, patch: &Value) -> Result<(), Status> {
+    let result = match kind {
+        Kind::Json => patch::json_patch(target, patch),
+        Kind::Merge => {
+            patch::merge_patch(target, patch);
+            Ok(())
+        }
+        Kind::Strategic | Kind::Apply => patch::strategic_merge(call.resource.schema(), target, patch),
+    };
+    result.map_err(|error| match error {
+        Error::BadRequest(why) => Status::bad_request(why),
+        Error::TooLarge(why) => Status::new(413, "RequestEntityTooLarge", why),
+        Error::Unprocessable(why) => {
+            let details = Details { causes: vec![Cause { message: why, ..Cause::default() }], ..Details::default() };
+            let message = "the server rejected our request due to an error in our request";
+            Status { details: Some(Box::new(details)), ..Status::new(422, "Invalid", message) }
+        }
+    })
+}
+
+async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Result<Reply, Status> {
+    let call = write.call;
+    let resource = &call.resource;
+    let parsed = match json::parse(body) {
+        Ok(parsed) => parsed,
+        Err(_) => parse_yaml(body)?,
+    };
+    let (mut config, duplicates) = (parsed.value, parsed.duplicates);
+    if view == View::Scale {
+        return scale::apply(write, config).await;
+    }
+    check_type(&mut config, &resource.kind, &resource.api_version())?;
+    if config.pointer("/metadata/managedFields").is_some_and(|m| !m.is_null()) {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    let name = value::text(&config, &["metadata", "name"]);
+    if !name.is_empty() && name != call.info.name {
+        return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.info.name)));
+    }
+    create::namespace_matches(call, &config)?;
+    // The configuration is checked for unknown fields, but what it leaves out is not filled in.
+    write.take_in(config.clone(), duplicates)?;
+    resource.schema().prune(&mut config).map_err(Status::bad_request)?;
+    value::object_mut(&mut config, &["metadata"]).insert("name".into(), call.info.name.as_str().into());
+    if resource.namespaced {
+        value::object_mut(&mut config, &["metadata"]).insert("namespace".into(), call.info.namespace.as_str().into());
+    }
+    let force = call.query.flag("force");
+    let strategy = call.server.strategies.of(resource);
+    let reset = strategy.reset_fields(&call.info.subresource);
+    let manager = write.manager(Operation::Apply);
+    let version = value::remove(&mut config, &["metadata", "resourceVersion"]);
+    let applying = Applying { config, manager, force, reset, version };
+    match applying.change(&mut write, view).await {
+        Err(status) if status.code == 404 && call.info.subresource.is_empty() && applying.version.is_none() => {
+            let new = applying.onto(&mut write, None)?;
+            let shown = create::insert(&mut write, new, false).await?;
+            write.answer(201, &shown)
+        }
+        result => write.answer(200, &result?),
+    }
+}
+
+/// A configuration and who applies it.
+struct Applying {
+    config: Value,
+    manager: Manager,
+    force: bool,
+    reset: Vec<&'static [&'static str]>,
+    /// The resource version that the object must have.
+    version: Option<Value>,
+}
+
+impl Applying {
+    /// What the configuration makes of the object that is there.
+    fn onto(&self, write: &mut Write<'_>, live: Option<&Value>) -> Result<Value, Status> {
+        let schema = write.call.resource.schema();
+        let applied = apply::apply(schema, live, &self.config, &self.manager, self.force, &self.reset).map_err(apply_error)?;
+        let warnings = std::mem::take(&mut write.warnings);
+        let new = write.take_in(applied, Vec::new());
+        write.warnings = warnings;
+        new
+    }
+
+    async fn change(&self, write: &mut Write<'_>, view: View) -> Result<Shown, Status> {
+        Ok(transact!(write, |current, entry| {
+            let mut new = self.onto(write, Some(&current))?;
+            value::remove(&mut new, &["metadata", "resourceVersion"]);
+            if let Some(version) = &self.version {
+                value::object_mut(&mut new, &["metadata"]).insert("resourceVersion".into(), version.clone());
+            }
+            update::finish(write, view, new, current, &entry, false).await?
+        }))
+    }
+}
+
+/// A failed apply as a refusal: conflicts are 409 with a cause each.
+pub(crate) fn apply_error(error: apply::Error) -> Status {
+    match error {
+        apply::Error::Conflicts(ref conflicts) => {
+            let causes = conflicts
+                .iter()
+                .map(|c| Cause { reason: "FieldManagerConflict".into(), message: c.message(), field: c.field.clone() })
+                .collect();
+            let details = Details { causes, ..Details::default() };
+            Status { details: Some(Box::new(details)), ..Status::new(409, "Conflict", error.to_string()) }
+        }
+        apply::Error::Invalid(why) => Status::new(500, "InternalError", why),
+    }
+}
+
+/// What an applying write of a scale shares with the others.
+pub(crate) async fn put(write: &mut Write<'_>, new: Value, current: Value, entry: &skiff_store::Entry) -> Result<Transaction, Status> {
+    update::finish(write, View::Main { has_status: true }, new, current, entry, true).await
+}

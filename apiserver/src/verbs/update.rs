@@ -1,0 +1,107 @@
+//! UPDATE: a whole object (or its part, through a view) replaces what is there.
+
+use bytes::Bytes;
+use serde_json::Value;
+use skiff_api::{Status, validation, value};
+use skiff_store::Entry;
+
+use super::view::{View, bump_generation, keep_system_metadata};
+use super::write::{Transaction, Write, transact};
+use super::{Call, create};
+use crate::admission;
+use crate::http::body::Reply;
+use crate::http::encode::Shown;
+use crate::subresources::scale;
+
+/// Carries out an UPDATE through a view.
+pub(super) async fn update(call: &Call, body: &Bytes, view: View) -> Result<Reply, Status> {
+    let mut write = Write::new(call, "UpdateOptions")?;
+    if view == View::Scale {
+        let wanted = scale::decode(call, body)?;
+        let shown = transact!(write, |current, entry| {
+            let new = scale::set(call, &current, &wanted)?;
+            finish(&mut write, View::Main { has_status: true }, new, current, &entry, true).await?
+        });
+        return view.answer(call, 200, &shown);
+    }
+    let object = write.decode(body)?;
+    let name = value::text(&object, &["metadata", "name"]);
+    if !name.is_empty() && name != call.info.name {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name}) does not match the name on the URL ({})",
+            call.info.name
+        )));
+    }
+    create::namespace_matches(call, &object)?;
+    match replace(&mut write, view, &object).await {
+        Err(status) if status.code == 404 && call.info.subresource.is_empty() && call.server.strategies.of(&call.resource).creates_on_update() => {
+            let shown = create::insert(&mut write, object, true).await?;
+            write.answer(201, &shown)
+        }
+        result => write.answer(200, &result?),
+    }
+}
+
+async fn replace(write: &mut Write<'_>, view: View, object: &Value) -> Result<Shown, Status> {
+    Ok(transact!(write, |current, entry| finish(write, view, object.clone(), current, &entry, true).await?))
+}
+
+/// What a write through `view` makes of `old`, prepared, booked, admitted and validated. `new` is what the client wants
+/// there to be, pruned and defaulted.
+pub(super) async fn finish(
+    write: &mut Write<'_>,
+    view: View,
+    new: Value,
+    old: Value,
+    entry: &Entry,
+    book: bool,
+) -> Result<Transaction, Status> {
+    let call = write.call;
+    let gr = call.resource.group_resource();
+    let name = &call.info.name;
+    let (version, uid) = (value::text(&new, &["metadata", "resourceVersion"]), value::text(&new, &["metadata", "uid"]));
+    let actual = value::text(&old, &["metadata", "uid"]);
+    if !uid.is_empty() && uid != actual {
+        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}");
+        return Err(Status::conflict(gr, name, why));
+    }
+    if !matches!(version, "" | "0") {
+        version.parse::<u64>().map_err(|_| Status::bad_request(format!("invalid resource version: {version:?}")))?;
+        if version != entry.modified.to_string() {
+            return Err(Status::stale(gr, name));
+        }
+    } else if write.requires_version() {
+        let error = skiff_api::field::Error::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+        return Err(Status::invalid(&call.resource.group, &call.resource.kind, name, &[error]));
+    }
+    let strategy = call.server.strategies.of(&call.resource);
+    let mut new = view.merge(new, &old);
+    keep_system_metadata(&mut new, &old);
+    admission::mutate(write, &mut new, Some(&old)).await?;
+    strategy.prepare_update(call, &mut new, &old);
+    if strategy.has_generation() && !view.is_status() {
+        bump_generation(&mut new, &old, strategy.generation_counts_annotations());
+    }
+    if book {
+        write.book(Some(&old), &mut new, &strategy.reset_fields(&call.info.subresource));
+    }
+    let errors = if view.is_status() {
+        validation::validate_status_update(&call.resource, &new, &old)
+    } else {
+        validation::validate_update(&call.resource, &new, &old)
+    };
+    write.check(&new, &errors)?;
+    admission::validate(write, Some(&new), Some(&old)).await?;
+    let claims = strategy.claim(write, &mut new, Some(&old)).await?;
+    let gone = !value::at(&new, &["metadata", "deletionTimestamp"]).is_null()
+        && value::at(&new, &["metadata", "deletionGracePeriodSeconds"]).as_i64().unwrap_or(0) == 0
+        && strategy.finalized(&new);
+    Ok(if gone { Transaction::Delete(new) } else { Transaction::Put(new, claims) })
+}
+
+impl Write<'_> {
+    /// Whether an update must say which version it replaces.
+    fn requires_version(&self) -> bool {
+        self.call.info.verb == "update" && self.call.info.subresource.is_empty() && self.call.server.strategies.of(&self.call.resource).requires_version()
+    }
+}

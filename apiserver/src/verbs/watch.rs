@@ -1,0 +1,252 @@
+//! WATCH: each change once and in order, from the cache's window.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{self, Stream};
+use serde_json::{Value, json};
+use skiff_api::{Status, random};
+use skiff_store::Revision;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::list::{self, Wanted};
+use super::{Call, options};
+use crate::cache::{Change, Filter, Object, ResourceCache};
+use crate::http::body::{Reply, reply, stream as streamed};
+use crate::http::encode::{Encoder, Include, Shown};
+use crate::http::negotiate::{Format, Shape};
+
+/// How many changes are taken out of the window at once.
+const BATCH: usize = 256;
+/// How often a watch that wants bookmarks gets one.
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+/// How long a watch lives at least when the client doesn't say, in seconds; upstream's figure. At most twice that.
+const MIN_LIFE: usize = 1_800;
+/// How long a watch waits for the revision it is to begin at.
+const FUTURE_TIMEOUT: Duration = Duration::from_secs(3);
+/// About how many bytes of frames go out together.
+const CHUNK: usize = 64 * 1024;
+
+/// Carries out a WATCH.
+pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
+    let filter = list::filter(call)?;
+    let wanted = list::wanted(call, true)?;
+    let cache = call.cache()?;
+    let initial = call.query.flag("sendInitialEvents");
+    let bookmarks = call.query.flag("allowWatchBookmarks");
+    if initial && !bookmarks {
+        let error = skiff_api::field::Error::forbidden("allowWatchBookmarks", "sendInitialEvents requires allowWatchBookmarks");
+        options::check("ListOptions", &[error])?;
+    }
+    let timeout = call.query.int("timeoutSeconds")?.filter(|s| *s > 0);
+    let life = timeout.map_or_else(|| MIN_LIFE + random::below(MIN_LIFE), |s| usize::try_from(s).unwrap_or(MIN_LIFE));
+
+    // Where the stream of changes begins, and whether what is there comes first.
+    let (from, state) = match wanted {
+        Wanted::Newest => (call.server.cache.fresh().await?, true),
+        Wanted::Any => (call.server.cache.applied(), true),
+        Wanted::AtLeast(revision) | Wanted::Exact(revision) if initial => {
+            let reached = call.server.cache.reached(revision, FUTURE_TIMEOUT).await;
+            (reached.map_err(|current| list::too_large(revision, current))?, true)
+        }
+        Wanted::AtLeast(revision) | Wanted::Exact(revision) => (revision, false),
+    };
+    // `sendInitialEvents=false` asks for changes from now on alone.
+    let state = state && (initial || call.query.get("sendInitialEvents").is_none());
+    let (objects, from) = if state {
+        let listed = cache.list(&filter, 0);
+        (listed.objects, from.max(listed.newest))
+    } else {
+        (Vec::new(), from)
+    };
+    let mut watcher = Watcher {
+        bell: cache.subscribe(),
+        applied: Arc::clone(&call.server),
+        encoder: Frames {
+            resource: Arc::clone(&call.resource),
+            shape: Shape { format: Format::Json, ..call.shape },
+            include: call.encoder().include,
+            columns: true,
+        },
+        cache,
+        filter,
+        at: from,
+        ends: Instant::now() + Duration::from_secs(life as u64),
+        bookmark: bookmarks.then(|| Instant::now() + BOOKMARK_PERIOD),
+        objects: objects.into_iter(),
+        initial_end: initial,
+        over: false,
+    };
+    // A begin that is too far back is told in the stream, with status 200, as upstream does.
+    if !state && from < watcher.applied.cache.applied() {
+        if let Err(too_old) = watcher.cache.changes(from, 1) {
+            let frame = error_frame(&expired(from, too_old.oldest));
+            watcher.over = true;
+            return Ok(reply(200, "application/json", streamed(stream::iter([frame]))));
+        }
+    }
+    Ok(reply(200, call.shape.content_type(), streamed(watcher.stream())))
+}
+
+fn expired(asked: Revision, oldest: Revision) -> Status {
+    Status::expired(format!("too old resource version: {asked} ({oldest})"))
+}
+
+fn error_frame(status: &Status) -> Bytes {
+    format!("{}\n", json!({"type": "ERROR", "object": status.to_value()})).into()
+}
+
+/// What a watch needs to write its frames.
+struct Frames {
+    resource: Arc<skiff_api::resource::Resource>,
+    shape: Shape,
+    include: Include,
+    /// Whether the next table names its columns: only the first does.
+    columns: bool,
+}
+
+struct Watcher {
+    cache: Arc<ResourceCache>,
+    /// For the revision up to which the cache is complete.
+    applied: Arc<crate::server::Server>,
+    filter: Filter,
+    /// Every change up to this revision was sent.
+    at: Revision,
+    bell: watch::Receiver<Revision>,
+    ends: Instant,
+    /// When the next bookmark is due, for clients that want them.
+    bookmark: Option<Instant>,
+    /// What is there at the begin and wasn't sent yet.
+    objects: std::vec::IntoIter<Arc<Object>>,
+    /// Whether the end of the initial objects is still to be marked.
+    initial_end: bool,
+    over: bool,
+    encoder: Frames,
+}
+
+impl Watcher {
+    fn stream(self) -> impl Stream<Item = Bytes> + Send {
+        stream::unfold(self, |mut watcher| async move {
+            let chunk = watcher.next().await?;
+            Some((chunk, watcher))
+        })
+    }
+
+    /// The next frames; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.over {
+            return None;
+        }
+        let mut out = Vec::new();
+        while out.len() < CHUNK
+            && let Some(object) = self.objects.next()
+        {
+            self.frame("ADDED", object, &mut out);
+        }
+        if !out.is_empty() {
+            return Some(out.into());
+        }
+        if std::mem::take(&mut self.initial_end) {
+            self.bookmark_frame(true, &mut out);
+            return Some(out.into());
+        }
+        loop {
+            // The order matters: changes newer than this look at the cache aren't skipped below.
+            let complete = self.applied.cache.applied();
+            self.bell.borrow_and_update();
+            match self.cache.changes(self.at, BATCH) {
+                Err(too_old) => {
+                    self.over = true;
+                    return Some(error_frame(&expired(self.at, too_old.oldest)));
+                }
+                Ok(changes) if changes.is_empty() => self.at = self.at.max(complete),
+                Ok(changes) => {
+                    for change in changes {
+                        self.at = change.revision;
+                        if let Some((kind, object)) = self.seen(change) {
+                            self.frame(kind, object, &mut out);
+                        }
+                    }
+                    if out.is_empty() {
+                        continue;
+                    }
+                    return Some(out.into());
+                }
+            }
+            let wake = self.bookmark.unwrap_or(self.ends).min(self.ends);
+            tokio::select! {
+                changed = self.bell.changed() => if changed.is_err() { return None },
+                () = tokio::time::sleep_until(wake) => {
+                    let now = Instant::now();
+                    if now >= self.ends {
+                        return None;
+                    }
+                    self.at = self.at.max(self.quiet_until());
+                    self.bookmark = Some(now + BOOKMARK_PERIOD);
+                    self.bookmark_frame(false, &mut out);
+                    return Some(out.into());
+                }
+                () = self.applied.stopping() => return None,
+            }
+        }
+    }
+
+    /// The revision up to which the resource surely has no change that wasn't sent.
+    fn quiet_until(&self) -> Revision {
+        let complete = self.applied.cache.applied();
+        match self.cache.changes(self.at, 1) {
+            Ok(changes) if changes.is_empty() => complete,
+            _ => self.at,
+        }
+    }
+
+    /// What this watch makes of a change: selectors turn some updates into comings and goings.
+    fn seen(&self, change: Change) -> Option<(&'static str, Arc<Object>)> {
+        let before = change.old.filter(|o| self.cache.passes(&self.filter, o));
+        let after = change.new.filter(|o| self.cache.passes(&self.filter, o));
+        match (before, after) {
+            (None, None) => None,
+            (None, Some(new)) => Some(("ADDED", new)),
+            (Some(_), Some(new)) => Some(("MODIFIED", new)),
+            (Some(old), None) => Some(("DELETED", Arc::new(old.at(change.revision)))),
+        }
+    }
+
+    fn frame(&mut self, kind: &str, object: Arc<Object>, out: &mut Vec<u8>) {
+        let columns = std::mem::take(&mut self.encoder.columns);
+        let key = Arc::clone(&object.key);
+        let start = out.len();
+        out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":").as_bytes());
+        match self.encoder.get().frame(&Shown::Stored(object), columns, out) {
+            Ok(()) => out.extend_from_slice(b"}\n"),
+            Err(error) => {
+                tracing::error!(%key, %error, "object can't be shown to a watch");
+                out.truncate(start);
+            }
+        }
+    }
+
+    fn bookmark_frame(&self, initial_end: bool, out: &mut Vec<u8>) {
+        let mut metadata = json!({"resourceVersion": self.at.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let resource = &self.encoder.resource;
+        let object = json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata});
+        let object = match self.encoder.get().one(&Shown::Value(object), false) {
+            Ok(object) => object,
+            Err(error) => error.to_value(),
+        };
+        let frame: Value = json!({"type": "BOOKMARK", "object": object});
+        out.extend_from_slice(format!("{frame}\n").as_bytes());
+    }
+}
+
+impl Frames {
+    fn get(&self) -> Encoder<'_> {
+        Encoder { resource: &self.resource, shape: self.shape, include: self.include, pretty: false }
+    }
+}
+

@@ -1,0 +1,270 @@
+//! What all writes share: reading a body, the system's own metadata, the transaction on the store, the answer.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderValue, header};
+use serde_json::{Map, Value};
+use skiff_api::apply::{self, Manager, Operation};
+use skiff_api::{Status, clock, defaults, field, json, random, value};
+use skiff_store::{Entry, Error, Guard};
+
+use super::Call;
+use super::options::{FieldValidation, WriteOptions};
+use crate::cache::encode;
+use crate::convert;
+use crate::http::body::Reply;
+use crate::http::encode::Shown;
+use crate::strategy::Claims;
+
+/// How often a write is tried again when somebody else was quicker, before the server gives up.
+const MAX_TRIES: usize = 100;
+
+/// One write on its way: the call, its options and what to warn the client of.
+pub(crate) struct Write<'a> {
+    pub call: &'a Call,
+    pub options: WriteOptions,
+    pub warnings: Vec<String>,
+    /// How often the object was loaded for this write.
+    tries: usize,
+}
+
+/// Changes the object that a write's request names: the expression makes a [`Transaction`] of the object as it is now
+/// and its store entry, and is evaluated again when somebody else was quicker. Gives what was kept.
+macro_rules! transact {
+    ($write:ident, |$current:ident, $entry:ident| $change:expr) => {
+        loop {
+            let ($current, $entry) = $write.load().await?;
+            let next = $change;
+            if let Some(shown) = $write.commit(&$entry, next).await? {
+                break shown;
+            }
+        }
+    };
+}
+pub(crate) use transact;
+
+/// What a transaction makes of the object that is there.
+pub(crate) enum Transaction {
+    /// Keep this instead; the claims are settled when that is done.
+    Put(Value, Claims),
+    /// Keep nothing: the write let go of the last finalizer of a deleted object.
+    Delete(Value),
+}
+
+impl<'a> Write<'a> {
+    pub fn new(call: &'a Call, options_kind: &str) -> Result<Self, Status> {
+        Ok(Self { call, options: WriteOptions::read(call, options_kind)?, warnings: Vec::new(), tries: 0 })
+    }
+
+    /// Reads a body of JSON or YAML as an object of the resource (or of `kind`, where a subresource takes another), in
+    /// the resource's version: pruned by the schema, with defaults.
+    pub fn decode(&mut self, body: &Bytes) -> Result<Value, Status> {
+        let object = parse_body(self.call, body)?;
+        self.take_in(object.value, object.duplicates)
+    }
+
+    /// Prunes, checks and defaults an object that a client made, or a patch of it.
+    pub fn take_in(&mut self, mut object: Value, duplicates: Vec<String>) -> Result<Value, Status> {
+        let resource = &self.call.resource;
+        let (kind, version) = (&resource.kind, resource.api_version());
+        check_type(&mut object, kind, &version)?;
+        let cannot = |why: String| Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", resource.version));
+        let unknown = resource.schema().prune(&mut object).map_err(cannot)?;
+        if self.options.validation != FieldValidation::Ignore {
+            let faults: Vec<String> = duplicates.into_iter().chain(unknown.iter().map(|path| format!("unknown field {path:?}"))).collect();
+            if self.options.validation == FieldValidation::Strict && !faults.is_empty() {
+                return Err(cannot(format!("strict decoding error: {}", faults.join(", "))));
+            }
+            self.warnings.extend(faults);
+        }
+        if !object.get("metadata").is_some_and(Value::is_object) {
+            object["metadata"] = Value::Object(Map::new());
+        }
+        defaults::apply(resource, &mut object);
+        Ok(object)
+    }
+
+    /// Who writes, for the object's `managedFields`.
+    pub fn manager(&self, operation: Operation) -> Manager {
+        Manager {
+            name: self.call.field_manager(),
+            operation,
+            api_version: self.call.resource.api_version(),
+            subresource: self.call.info.subresource.clone(),
+            time: clock::now(),
+        }
+    }
+
+    /// Books in `managedFields` what this write changed.
+    pub fn book(&self, old: Option<&Value>, new: &mut Value, reset: &[&[&str]]) {
+        let manager = self.manager(Operation::Update);
+        apply::update_managed_fields(self.call.resource.schema(), old, new, &manager, reset);
+    }
+
+    /// Refuses an object with errors.
+    pub fn check(&self, object: &Value, errors: &[field::Error]) -> Result<(), Status> {
+        let name = value::text(object, &["metadata", "name"]);
+        let resource = &self.call.resource;
+        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&resource.group, &resource.kind, name, errors)) }
+    }
+
+    /// Keeps a new object (or in a dry run only says what would be kept).
+    pub async fn insert(&self, object: Value) -> Result<Shown, Status> {
+        let resource = &self.call.resource;
+        let name = value::text(&object, &["metadata", "name"]).to_owned();
+        let key = self.call.server.key(resource, &self.call.info.namespace, &name);
+        if self.options.dry_run {
+            return match self.call.server.store.get(&key).await? {
+                Some(_) => Err(Status::already_exists(resource.group_resource(), &name)),
+                None => Ok(Shown::Value(object)),
+            };
+        }
+        let bytes: Bytes = encode(&convert::to_stored(resource, object)).into();
+        match self.call.server.store.commit(&key, Guard::Absent, Some(bytes.clone())).await {
+            Ok(revision) => self.stored(&key, revision, bytes),
+            Err(Error::Conflict(_)) => Err(Status::already_exists(resource.group_resource(), &name)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn stored(&self, key: &str, revision: u64, bytes: Bytes) -> Result<Shown, Status> {
+        let object = self.call.cache()?.read(key.into(), revision, bytes).map_err(Status::internal)?;
+        Ok(Shown::Stored(Arc::new(object)))
+    }
+
+    /// The object that the request names, to be changed and handed to [`Self::commit`]; see [`transact`].
+    pub async fn load(&mut self) -> Result<(Value, Entry), Status> {
+        self.tries += 1;
+        if self.tries > MAX_TRIES {
+            return Err(Status::stale(self.call.resource.group_resource(), &self.call.info.name));
+        }
+        let entry = self.call.server.store.get(&self.call.key()).await?.ok_or_else(|| self.call.not_found())?;
+        Ok((self.current(&entry)?, entry))
+    }
+
+    /// Keeps what became of the object that was loaded as `entry`; `None` when somebody else was quicker. Nothing is
+    /// written when nothing changed.
+    pub async fn commit(&self, entry: &Entry, next: Transaction) -> Result<Option<Shown>, Status> {
+        let (object, claims) = match next {
+            Transaction::Put(object, claims) => (object, Some(claims)),
+            Transaction::Delete(object) => (object, None),
+        };
+        if self.options.dry_run {
+            return Ok(Some(Shown::Value(object)));
+        }
+        let (server, keep) = (&self.call.server, claims.is_some());
+        let bytes: Bytes = encode(&convert::to_stored(&self.call.resource, object)).into();
+        let result = if keep && bytes == entry.value {
+            Ok(entry.modified)
+        } else {
+            server.store.commit(&entry.key, Guard::Modified(entry.modified), keep.then(|| bytes.clone())).await
+        };
+        if let Some(claims) = claims {
+            claims.settle(server, result.is_ok()).await;
+        }
+        match result {
+            Ok(revision) => {
+                if !keep {
+                    server.deleted(&self.call.resource, entry).await;
+                }
+                self.stored(&entry.key, revision, bytes).map(Some)
+            }
+            Err(Error::Conflict(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The stored object in the resource's version, with its resource version.
+    pub fn current(&self, entry: &Entry) -> Result<Value, Status> {
+        let object = self.call.cache()?.read(Arc::clone(&entry.key), entry.modified, entry.value.clone()).map_err(Status::internal)?;
+        let value = object.value().map_err(Status::internal)?;
+        Ok(convert::to_version(&self.call.resource, value))
+    }
+
+    /// The answer, with the warnings.
+    pub fn answer(&self, code: u16, shown: &Shown) -> Result<Reply, Status> {
+        let mut reply = self.call.encoder().object(code, shown)?;
+        for warning in &self.warnings {
+            let clean: String = warning.chars().filter(|c| !c.is_control()).collect();
+            let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
+            if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+                reply.headers_mut().append(header::WARNING, header);
+            }
+        }
+        Ok(reply)
+    }
+}
+
+/// Reads a body as JSON or YAML, whatever it says it is of these two.
+pub(crate) fn parse_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Status> {
+    let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let media = content_type.split(';').next().unwrap_or("").trim();
+    match media {
+        "" | "application/json" | "*/*" => json::parse(body).map_err(|why| {
+            let kind = &call.resource.kind;
+            let shown = if body.is_empty() { "<empty>".into() } else { String::from_utf8_lossy(&body[..body.len().min(1024)]) };
+            Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({shown})"
+            ))
+        }),
+        "application/yaml" => parse_yaml(body),
+        other => {
+            let message = format!(
+                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml (got {other})"
+            );
+            Err(Status::new(415, "UnsupportedMediaType", message))
+        }
+    }
+}
+
+/// Reads YAML as the JSON that it stands for.
+pub(crate) fn parse_yaml(body: &[u8]) -> Result<json::Parsed, Status> {
+    let text = std::str::from_utf8(body).map_err(|e| Status::bad_request(format!("error parsing YAML: {e}")))?;
+    let value: Value = serde_saphyr::from_str(text).map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))?;
+    Ok(json::Parsed { value, duplicates: Vec::new() })
+}
+
+/// Refuses an object of another kind or version than the request's resource has; fills in what is left out.
+pub(crate) fn check_type(object: &mut Value, kind: &str, version: &str) -> Result<(), Status> {
+    if !object.is_object() {
+        return Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: the object is no JSON object")));
+    }
+    let (got_kind, got_version) = (value::text(object, &["kind"]).to_owned(), value::text(object, &["apiVersion"]).to_owned());
+    let short = version.rsplit('/').next().unwrap_or(version);
+    if !got_version.is_empty() && got_version != version {
+        return Err(Status::bad_request(format!(
+            "{kind} in version {got_version:?} cannot be handled as a {kind}: no kind {kind:?} is registered for version {got_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+        )));
+    }
+    if !got_kind.is_empty() && got_kind != kind {
+        let group = version.rsplit_once('/').map_or("core", |(group, _)| group.split('.').next().unwrap_or(group));
+        return Err(Status::bad_request(format!(
+            "{got_kind} in version {short:?} cannot be handled as a {kind}: converting ({short}.{got_kind}) to ({group}.{kind}): unknown conversion"
+        )));
+    }
+    object["kind"] = kind.into();
+    object["apiVersion"] = version.into();
+    Ok(())
+}
+
+/// Gives a new object what only the system gives: uid, time, generation; takes away what a client can't set.
+pub(crate) fn stamp(object: &mut Value, namespace: &str, generation: bool) {
+    let metadata = value::object_mut(object, &["metadata"]);
+    for key in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "namespace"] {
+        metadata.remove(key);
+    }
+    if !namespace.is_empty() {
+        metadata.insert("namespace".into(), namespace.into());
+    }
+    metadata.insert("uid".into(), random::uid().into());
+    metadata.insert("creationTimestamp".into(), now_text().into());
+    if generation {
+        metadata.insert("generation".into(), 1.into());
+    }
+}
+
+/// The time as objects carry it: whole seconds.
+pub(crate) fn now_text() -> String {
+    clock::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

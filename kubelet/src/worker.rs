@@ -1,0 +1,498 @@
+//! One task a pod: looks at the pod's spec and at what the runtime has, decides, acts, tells the API.
+//!
+//! The task never blocks: acting and writing are futures that it polls beside its sources of news, so that a deletion ends a
+//! pull of an image at once, and a status is written while a container starts.
+
+use std::collections::BTreeMap;
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
+use skiff_api::clock;
+use tokio::sync::{Notify, watch};
+
+use crate::act::{self, Outcome};
+use crate::context::Context;
+use crate::events::Kind;
+use crate::plan::{self, Backoff, Observed, Probes};
+use crate::pod;
+use crate::runtime::PodState;
+use crate::status::{self, Stage, Verdict, Waiting};
+use crate::{admission, end, start};
+
+/// How long a status waits for the act under way, so that a quick start is told once.
+const SETTLE: Duration = Duration::from_millis(50);
+/// The pause after a failure of the API or the runtime.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// What a worker is told about its pod.
+#[derive(Clone, Debug)]
+pub(crate) struct Update {
+    /// The pod as the API has it, or had it last.
+    pub(crate) pod: Arc<Pod>,
+    /// The API has it no more.
+    pub(crate) gone: bool,
+}
+
+/// How far a pod's life is.
+#[derive(Debug, PartialEq, Eq)]
+enum Life {
+    /// The pod runs as its spec says. Left when it is deleted, finished, or judged.
+    Running,
+    /// Its containers are being ended, with so many seconds to do so. Left when none runs.
+    Ending { grace: i64 },
+    /// Nothing runs; volumes and sandbox are being removed. Left when they are.
+    Ended,
+    /// Nothing is left but dead containers, kept for their logs. Left when the API has the pod no more.
+    Over,
+    /// Those are being removed. Left when they are, with the worker.
+    Leaving,
+    /// There is nothing left of the pod.
+    Left,
+}
+
+type Job = BoxFuture<'static, Outcome>;
+type Write = BoxFuture<'static, Result<Option<Pod>, kube::Error>>;
+
+/// The task of one pod.
+pub(crate) struct Worker {
+    ctx: Arc<Context>,
+    inbox: watch::Receiver<Update>,
+    /// Rings when the runtime, a probe or a volume has news.
+    bell: Arc<Notify>,
+    /// The pod as the API has it, with the status written last.
+    pod: Arc<Pod>,
+    gone: bool,
+    state: PodState,
+    life: Life,
+    verdict: Option<Verdict>,
+    probes: Probes,
+    backoffs: BTreeMap<String, Backoff>,
+    waiting: BTreeMap<String, Waiting>,
+    held: BTreeMap<String, Timestamp>,
+    sandbox_held: Option<Timestamp>,
+    /// What is being done.
+    job: Option<Job>,
+    /// What is being written.
+    write: Option<Write>,
+    /// The status that the API should have.
+    wanted: Option<PodStatus>,
+    /// As long as something is being done, nothing is written before that time.
+    settled_at: Option<Timestamp>,
+    /// After a failure, nothing is written before that time.
+    write_held: Option<Timestamp>,
+    /// The deletion of the API's object was asked for.
+    deleted: bool,
+    wake_at: Option<Timestamp>,
+}
+
+impl Worker {
+    pub(crate) fn new(ctx: Arc<Context>, inbox: watch::Receiver<Update>, bell: Arc<Notify>) -> Self {
+        let Update { pod, gone } = inbox.borrow().clone();
+        Self {
+            ctx,
+            inbox,
+            bell,
+            pod,
+            gone,
+            state: PodState::default(),
+            life: Life::Running,
+            verdict: None,
+            probes: Probes::new(),
+            backoffs: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            held: BTreeMap::new(),
+            sandbox_held: None,
+            job: None,
+            write: None,
+            wanted: None,
+            settled_at: None,
+            write_held: None,
+            deleted: false,
+            wake_at: None,
+        }
+    }
+
+    /// Runs until there is nothing left of the pod.
+    pub(crate) async fn run(mut self) {
+        self.begin().await;
+        let mut news = true;
+        loop {
+            if news {
+                self.turn().await;
+                if self.life == Life::Left {
+                    return;
+                }
+            }
+            self.start_writing();
+            let next = [self.wake_at, self.write_hold()].into_iter().flatten().min();
+            news = tokio::select! {
+                changed = self.inbox.changed() => {
+                    if changed.is_err() {
+                        // The kubelet ends; its pods live on.
+                        return;
+                    }
+                    self.take_update()
+                }
+                () = self.bell.notified() => true,
+                outcome = poll(&mut self.job) => {
+                    self.job = None;
+                    self.take_outcome(outcome);
+                    true
+                }
+                written = poll(&mut self.write) => {
+                    self.write = None;
+                    self.take_written(written)
+                }
+                () = sleep_until(next) => true,
+            };
+        }
+    }
+
+    /// Looks for the first time: what of the pod is there already, and may it run at all?
+    async fn begin(&mut self) {
+        let final_phase = pod::is_final(pod::phase(&self.pod));
+        if final_phase {
+            self.life = Life::Ending { grace: pod::grace_seconds(&self.pod) };
+            return;
+        }
+        match self.ctx.runtime.pod_state(pod::uid(&self.pod)).await {
+            Ok(state) => self.state = state,
+            Err(error) => tracing::warn!(pod = pod::shown(&self.pod), %error, "reading the pod's containers failed"),
+        }
+        if let Some(ip) = self.state.ready_sandbox().and_then(|s| s.ip) {
+            self.ctx.adopt_address(pod::uid(&self.pod), ip);
+        }
+        let fresh = self.state.containers.is_empty() && self.state.sandboxes.is_empty();
+        if fresh && self.pod.metadata.deletion_timestamp.is_none() {
+            self.verdict = admission::admit(&self.ctx, &self.pod);
+        }
+    }
+
+    fn take_update(&mut self) -> bool {
+        let Update { pod, gone } = self.inbox.borrow_and_update().clone();
+        self.gone |= gone;
+        // The answer to a write is often newer than what the watch brings.
+        if version(&pod) >= version(&self.pod) {
+            if pod.metadata.annotations != self.pod.metadata.annotations {
+                self.ctx.runtime.annotations_changed(pod::uid(&pod), &pod.metadata.annotations.clone().unwrap_or_default());
+            }
+            let same = pod.metadata.resource_version == self.pod.metadata.resource_version;
+            self.pod = pod;
+            return gone || !same;
+        }
+        gone
+    }
+
+    fn take_outcome(&mut self, outcome: Outcome) {
+        for (name, backoff) in outcome.started {
+            self.waiting.remove(&name);
+            self.held.remove(&name);
+            match backoff {
+                Some(backoff) => self.backoffs.insert(name, backoff),
+                None => self.backoffs.remove(&name),
+            };
+        }
+        for (name, why, retry_at) in outcome.failed {
+            self.waiting.insert(name.clone(), why);
+            self.held.insert(name, retry_at);
+        }
+        self.sandbox_held = outcome.held_until;
+    }
+
+    /// Observes, decides, and starts what is to be done.
+    async fn turn(&mut self) {
+        self.wake_at = None;
+        match self.ctx.runtime.pod_state(pod::uid(&self.pod)).await {
+            Ok(state) => self.state = state,
+            Err(error) => {
+                tracing::warn!(pod = pod::shown(&self.pod), %error, "reading the pod's containers failed");
+                self.wake_at = Some(clock::now() + PAUSE);
+                return;
+            }
+        }
+        if self.life == Life::Running {
+            self.turn_running();
+        } else if self.state.any_running() && !matches!(self.life, Life::Ending { .. }) {
+            // A start that was under way when the end came.
+            self.life = Life::Ending { grace: pod::grace_seconds(&self.pod) };
+        }
+        if let Life::Ending { grace } = self.life {
+            self.turn_ending(grace);
+        }
+        if self.life == Life::Ended {
+            self.turn_ended();
+        }
+        if self.life == Life::Over && self.gone && self.job.is_none() {
+            self.life = Life::Leaving;
+        }
+        if self.life == Life::Leaving && self.job.is_none() {
+            self.turn_leaving();
+        }
+    }
+
+    fn observed<'a>(&'a self, now: Timestamp) -> Observed<'a> {
+        Observed {
+            pod: &self.pod,
+            state: &self.state,
+            probes: &self.probes,
+            backoffs: &self.backoffs,
+            held: &self.held,
+            sandbox_held: self.sandbox_held,
+            now,
+        }
+    }
+
+    fn turn_running(&mut self) {
+        let now = clock::now();
+        let deleted = self.gone || self.pod.metadata.deletion_timestamp.is_some();
+        let started = self.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
+        if !deleted && self.verdict.is_none() && pod::deadline(&self.pod, started).is_some_and(|deadline| deadline <= now) {
+            let message = "Pod was active on the node longer than the specified deadline".to_owned();
+            self.ctx.events.pod(&self.pod, Kind::Normal, "DeadlineExceeded", message.clone());
+            self.verdict = Some(Verdict { reason: "DeadlineExceeded".into(), message });
+        }
+        if deleted || self.verdict.is_some() {
+            self.job = None;
+            self.life = Life::Ending { grace: pod::grace_seconds(&self.pod) };
+            return;
+        }
+        let plan = plan::plan(&self.observed(now));
+        self.wake_at = plan.wake_at;
+        for wait in &plan.waiting {
+            let delay = shown_delay(wait.delay);
+            let shown = pod::shown(&self.pod);
+            let why = Waiting::new("CrashLoopBackOff", format!("back-off {delay} restarting failed container={} pod={shown}", wait.name));
+            if self.waiting.get(&wait.name) != Some(&why) {
+                let message = format!("Back-off restarting failed container {} in pod {shown}", wait.name);
+                self.ctx.events.container(&self.pod, &wait.name, Kind::Warning, "BackOff", message);
+                self.waiting.insert(wait.name.clone(), why);
+            }
+        }
+        self.settle_status(Stage::Live, now);
+        if plan.finished {
+            self.job = None;
+            self.life = Life::Ending { grace: pod::grace_seconds(&self.pod) };
+        } else if !plan.is_idle() && self.job.is_none() {
+            if self.settled_at.is_none_or(|at| at < now) {
+                self.settled_at = Some(now + SETTLE);
+            }
+            self.job = Some(act::act(self.ctx.clone(), self.pod.clone(), self.state.clone(), plan).boxed());
+        }
+    }
+
+    fn turn_ending(&mut self, grace: i64) {
+        let now = clock::now();
+        // A later deletion may leave less time.
+        let wanted = if self.gone { grace.min(1) } else { grace.min(pod::grace_seconds(&self.pod)) };
+        if wanted < grace {
+            self.job = None;
+        }
+        self.life = Life::Ending { grace: wanted };
+        if self.job.is_some() || self.sandbox_held.is_some_and(|at| at > now) {
+            self.wake_at = self.sandbox_held.filter(|at| *at > now);
+            self.settle_status(Stage::Live, now);
+            return;
+        }
+        if self.state.any_running() || self.state.ready_sandbox().is_some() {
+            self.settle_status(Stage::Live, now);
+            let (ctx, pod, state) = (self.ctx.clone(), self.pod.clone(), self.state.clone());
+            self.job = Some(
+                async move {
+                    end::end_pod(&ctx, &pod, &state, wanted, "").await;
+                    let left = ctx.runtime.pod_state(pod::uid(&pod)).await;
+                    let running = left.is_ok_and(|s| s.any_running() || s.ready_sandbox().is_some());
+                    Outcome { held_until: running.then(|| clock::now() + PAUSE), ..Outcome::default() }
+                }
+                .boxed(),
+            );
+            return;
+        }
+        self.life = Life::Ended;
+    }
+
+    fn turn_ended(&mut self) {
+        let now = clock::now();
+        if self.job.is_some() {
+            return;
+        }
+        if self.sandbox_held.is_some_and(|at| at > now) {
+            self.wake_at = self.sandbox_held;
+            return;
+        }
+        let (ctx, pod, state) = (self.ctx.clone(), self.pod.clone(), self.state.clone());
+        if state.sandboxes.is_empty() && !start::has_files(&ctx, &pod) {
+            self.settle_status(Stage::Ended, now);
+            self.ctx.release_address(pod::uid(&self.pod));
+            self.ctx.images.forget(pod::uid(&self.pod));
+            self.life = Life::Over;
+            return;
+        }
+        self.settle_status(Stage::Ended, now);
+        self.job = Some(
+            async move {
+                let mut failed = false;
+                for sandbox in &state.sandboxes {
+                    if let Err(error) = ctx.runtime.remove_sandbox(&sandbox.id).await {
+                        tracing::warn!(pod = pod::shown(&pod), sandbox = sandbox.id, %error, "removing a sandbox failed");
+                        failed = true;
+                    }
+                }
+                if let Err(error) = start::remove_files(&ctx, &pod).await {
+                    tracing::warn!(pod = pod::shown(&pod), %error, "removing the pod's files failed");
+                    failed = true;
+                }
+                Outcome { held_until: failed.then(|| clock::now() + PAUSE), ..Outcome::default() }
+            }
+            .boxed(),
+        );
+    }
+
+    fn turn_leaving(&mut self) {
+        let now = clock::now();
+        if self.state.containers.is_empty() && self.state.sandboxes.is_empty() {
+            self.life = Life::Left;
+            return;
+        }
+        if self.sandbox_held.is_some_and(|at| at > now) {
+            self.wake_at = self.sandbox_held;
+            return;
+        }
+        let (ctx, pod, state) = (self.ctx.clone(), self.pod.clone(), self.state.clone());
+        self.job = Some(
+            async move {
+                let mut failed = false;
+                for container in &state.containers {
+                    if let Err(error) = ctx.runtime.remove_container(&container.id).await {
+                        tracing::warn!(pod = pod::shown(&pod), container = container.name, %error, "removing a dead container failed");
+                        failed = true;
+                    }
+                }
+                Outcome { held_until: failed.then(|| clock::now() + PAUSE), ..Outcome::default() }
+            }
+            .boxed(),
+        );
+    }
+
+    /// Computes the status that the API should have.
+    fn settle_status(&mut self, stage: Stage, now: Timestamp) {
+        let none = PodStatus::default();
+        let runtime = self.ctx.runtime.version().name;
+        self.wanted = Some(status::pod_status(&status::Input {
+            pod: &self.pod,
+            old: self.pod.status.as_ref().unwrap_or(&none),
+            state: &self.state,
+            runtime,
+            waiting: &self.waiting,
+            probes: &self.probes,
+            host_ip: self.ctx.config.node_ip,
+            stage,
+            verdict: self.verdict.as_ref(),
+            now,
+        }));
+    }
+
+    /// The patch that is still to be written.
+    fn unwritten(&self) -> Option<serde_json::Value> {
+        let none = PodStatus::default();
+        let wanted = self.wanted.as_ref().filter(|_| !self.gone)?;
+        status::patch(pod::uid(&self.pod), self.pod.status.as_ref().unwrap_or(&none), wanted)
+    }
+
+    /// Until when nothing is to be written.
+    fn write_hold(&self) -> Option<Timestamp> {
+        let settling = self.settled_at.filter(|_| self.job.is_some());
+        settling.max(self.write_held).filter(|at| *at > clock::now())
+    }
+
+    /// Writes the status if it changed; when all is written and over, deletes the API's object if that was asked for.
+    fn start_writing(&mut self) {
+        if self.write.is_some() || self.gone || self.write_hold().is_some() {
+            return;
+        }
+        let pods: Api<Pod> = Api::namespaced(self.ctx.client.clone(), pod::namespace(&self.pod));
+        let name = pod::name(&self.pod).to_owned();
+        if let Some(patch) = self.unwritten() {
+            self.write = Some(
+                async move { pods.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await.map(Some) }.boxed(),
+            );
+        } else if self.life == Life::Over && self.pod.metadata.deletion_timestamp.is_some() && !self.deleted {
+            let uid = Some(pod::uid(&self.pod).to_owned());
+            let params = DeleteParams {
+                grace_period_seconds: Some(0),
+                preconditions: Some(Preconditions { uid, resource_version: None }),
+                ..DeleteParams::default()
+            };
+            self.deleted = true;
+            self.write = Some(async move { pods.delete(&name, &params).await.map(|_| None) }.boxed());
+        }
+    }
+
+    fn take_written(&mut self, written: Result<Option<Pod>, kube::Error>) -> bool {
+        match written {
+            Ok(Some(mut pod)) => {
+                pod.metadata.managed_fields = None;
+                if version(&pod) >= version(&self.pod) {
+                    self.pod = Arc::new(pod);
+                }
+                false
+            }
+            Ok(None) => false,
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+                // The pod, or the one that this worker is for, isn't there any more.
+                let was = std::mem::replace(&mut self.gone, true);
+                !was
+            }
+            Err(error) => {
+                tracing::warn!(pod = pod::shown(&self.pod), %error, "writing the pod's status failed");
+                self.deleted = false;
+                self.write_held = Some(clock::now() + PAUSE);
+                false
+            }
+        }
+    }
+}
+
+/// The revision that an object has; revisions of one resource can be compared since Kubernetes 1.35.
+fn version(pod: &Pod) -> u128 {
+    pod.metadata.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
+}
+
+/// A delay as upstream prints it: `10s`, `1m20s`, `5m0s`.
+fn shown_delay(delay: Duration) -> String {
+    let seconds = delay.as_secs();
+    if seconds < 60 { format!("{seconds}s") } else { format!("{}m{}s", seconds / 60, seconds % 60) }
+}
+
+/// Waits for the future, or for ever when there is none.
+async fn poll<T>(future: &mut Option<BoxFuture<'static, T>>) -> T {
+    match future {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+}
+
+async fn sleep_until(at: Option<Timestamp>) {
+    match at {
+        Some(at) => tokio::time::sleep(clock::until(at)).await,
+        None => pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_are_printed_as_upstream_does() {
+        let check = |seconds, expected| assert_eq!(shown_delay(Duration::from_secs(seconds)), expected);
+        check(10, "10s");
+        check(80, "1m20s");
+        check(300, "5m0s");
+    }
+}
