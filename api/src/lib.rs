@@ -5,15 +5,18 @@
 
 pub mod apply;
 pub mod clock;
+pub mod convert;
 pub mod defaults;
 pub mod field;
 pub mod fields;
 pub mod json;
+pub mod jsonpath;
 pub mod labels;
 pub mod names;
 pub mod patch;
 pub mod pod;
 pub mod print;
+pub mod protobuf;
 pub mod quantity;
 pub mod random;
 pub mod resource;

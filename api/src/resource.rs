@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
-use crate::print::Column;
+use crate::print::{Cell, Column};
 use crate::schema::Schema;
 use crate::value::text;
 
@@ -192,8 +192,8 @@ fn read_columns() -> Columns {
             kind: next().into(),
             format: next().into(),
             priority: next().parse().unwrap_or(0),
+            cell: Cell::Rule(next()),
             description: next().into(),
-            json_path: "".into(),
         };
         all.entry(key).or_default().push(column);
     }
