@@ -22,14 +22,17 @@ mod endpoints;
 mod endpointslice;
 mod error;
 mod events;
+mod garbage;
 mod hash;
 mod kind;
+mod namespace;
 mod nodeipam;
 mod nodelifecycle;
 mod podgc;
 mod pods;
 mod queue;
 mod replicas;
+mod resources;
 mod scaled;
 mod serviceaccount;
 mod services;
@@ -64,6 +67,10 @@ pub struct Context {
     kinds: Kinds,
     /// Tells people what happened.
     events: Recorder,
+    /// Which resources there are.
+    catalogue: resources::Catalogue,
+    /// Whether the metadata of all resources are watched.
+    monitored: tokio::sync::watch::Sender<bool>,
     /// For what isn't a shared kind.
     client: Client,
     /// How the controllers work.
@@ -86,6 +93,13 @@ macro_rules! kinds {
             /// Waits until all caches are filled.
             async fn ready(&self) {
                 $(self.$field.ready().await;)+
+            }
+
+            /// Has the garbage collector listen to the kinds that are watched whole; returns these.
+            fn heard(&self, collector: &Arc<garbage::Collector>) -> Vec<(String, String)> {
+                let mut heard = Vec::new();
+                $(collector.listen(&*self.$field, &mut heard);)+
+                heard
             }
 
             /// Starts all watches.
@@ -148,7 +162,16 @@ fn strip_node(node: &mut Node) {
 /// Runs all controllers until `shutdown`.
 pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
     let (events, writer) = Recorder::new(client.clone());
-    let context = Arc::new(Context { kinds: Kinds::new(&client), events, client, config });
+    let context = Arc::new(Context {
+        kinds: Kinds::new(&client),
+        events,
+        catalogue: resources::Catalogue::new(client.clone()),
+        monitored: tokio::sync::watch::Sender::new(false),
+        client,
+        config,
+    });
+    let (collector, collecting, left) = garbage::new();
+    let heard = context.kinds.heard(&collector);
     // Ends with this function: the tasks of a set are aborted when it is dropped.
     let mut tasks = JoinSet::new();
     tasks.spawn(writer);
@@ -163,6 +186,8 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
     tasks.spawn(nodelifecycle::run(context.clone()));
     tasks.spawn(tainteviction::run(context.clone()));
     tasks.spawn(podgc::run(context.clone()));
+    tasks.spawn(namespace::run(context.clone(), left));
+    tasks.spawn(garbage::run(context.clone(), collector, collecting, heard));
     // Every controller has subscribed by now, when it was made: the watches may begin.
     context.kinds.start(&mut tasks);
     shutdown.cancelled().await;
