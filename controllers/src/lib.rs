@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 mod claim;
 mod controller;
+mod cronjob;
 mod deployment;
 mod endpoints;
 mod endpointslice;
@@ -24,6 +26,7 @@ mod error;
 mod events;
 mod garbage;
 mod hash;
+mod job;
 mod kind;
 mod namespace;
 mod nodeipam;
@@ -117,6 +120,8 @@ kinds! {
     pods: Pod = |kind: Kind<Pod>| kind.indexed(by_node).stripped(strip_pod);
     replica_sets: ReplicaSet = std::convert::identity;
     replication_controllers: ReplicationController = std::convert::identity;
+    cron_jobs: CronJob = std::convert::identity;
+    jobs: Job = std::convert::identity;
     deployments: Deployment = std::convert::identity;
     namespaces: Namespace = std::convert::identity;
     service_accounts: ServiceAccount = |kind: Kind<ServiceAccount>| kind.fields("metadata.name=default");
@@ -178,6 +183,9 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
     tasks.spawn(replicas::run::<ReplicaSet>(context.clone()));
     tasks.spawn(replicas::run::<ReplicationController>(context.clone()));
     tasks.spawn(deployment::run(context.clone()));
+    tasks.spawn(job::run(context.clone()));
+    tasks.spawn(cronjob::run(context.clone()));
+    tasks.spawn(job::run_ttl(context.clone()));
     tasks.spawn(endpoints::run(context.clone()));
     tasks.spawn(endpointslice::run(context.clone()));
     tasks.spawn(serviceaccount::run_accounts(context.clone()));

@@ -4,6 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
@@ -205,4 +206,25 @@ async fn a_service_finds_its_pods() {
     services.delete("web", &DeleteParams::default()).await.expect("deleted");
     until(&endpoints, "web", "gone", |e| e.is_none()).await;
     until_none(&slices, of_service).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_job_runs_to_its_end_and_expires() {
+    let (_cluster, client) = cluster(1).await;
+    let jobs: Api<Job> = Api::default_namespaced(client.clone());
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let annotations = json!({ "skiff.dev/exit-after": "1ms" });
+    let template = json!({ "metadata": { "annotations": annotations },
+                           "spec": { "restartPolicy": "Never", "containers": [{ "name": "c", "image": "v1" }] } });
+    let spec = json!({ "completions": 5, "parallelism": 2, "completionMode": "Indexed", "template": template });
+    create(&jobs, &object(json!({ "metadata": { "name": "work" }, "spec": spec }))).await;
+    let complete = |j: Option<&Job>| {
+        let status = j.and_then(|j| j.status.clone()).unwrap_or_default();
+        status.succeeded == Some(5) && status.conditions.iter().flatten().any(|c| c.type_ == "Complete" && c.status == "True")
+    };
+    until(&jobs, "work", "complete", complete).await;
+    let patch = json!({ "spec": { "ttlSecondsAfterFinished": 0 } });
+    jobs.patch("work", &PatchParams::default(), &Patch::Merge(patch)).await.expect("patched");
+    until(&jobs, "work", "gone", |j| j.is_none()).await;
+    until_none(&pods, "job-name=work").await;
 }
