@@ -16,6 +16,7 @@ pub mod names;
 pub mod patch;
 pub mod pod;
 pub mod print;
+pub mod protobuf;
 pub mod quantity;
 pub mod random;
 pub mod resource;

@@ -163,6 +163,11 @@ impl<K: Object> Kind<K> {
         self
     }
 
+    /// Whether all objects are watched.
+    pub fn is_whole(&self) -> bool {
+        self.selection.field_selector.is_none()
+    }
+
     /// Finds objects by other things.
     pub fn indexed(mut self, indexes: fn(&K) -> Vec<By>) -> Self {
         self.indexes = indexes;

@@ -80,8 +80,12 @@ pub(crate) struct Worker {
     job: Option<Job>,
     /// What is being written.
     write: Option<Write>,
+    /// The status that is being written.
+    writing: Option<PodStatus>,
     /// The status that the API should have.
     wanted: Option<PodStatus>,
+    /// What the API left out of the last write: it isn't asked for again and again.
+    left_out: Option<serde_json::Value>,
     /// As long as something is being done, nothing is written before that time.
     settled_at: Option<Timestamp>,
     /// After a failure, nothing is written before that time.
@@ -110,7 +114,9 @@ impl Worker {
             sandbox_held: None,
             job: None,
             write: None,
+            writing: None,
             wanted: None,
+            left_out: None,
             settled_at: None,
             write_held: None,
             deleted: false,
@@ -401,7 +407,8 @@ impl Worker {
     fn unwritten(&self) -> Option<serde_json::Value> {
         let none = PodStatus::default();
         let wanted = self.wanted.as_ref().filter(|_| !self.gone)?;
-        status::patch(pod::uid(&self.pod), self.pod.status.as_ref().unwrap_or(&none), wanted)
+        let patch = status::patch(pod::uid(&self.pod), self.pod.status.as_ref().unwrap_or(&none), wanted);
+        patch.filter(|patch| Some(patch) != self.left_out.as_ref())
     }
 
     /// Until when nothing is to be written.
@@ -418,6 +425,7 @@ impl Worker {
         let pods: Api<Pod> = Api::namespaced(self.ctx.client.clone(), pod::namespace(&self.pod));
         let name = pod::name(&self.pod).to_owned();
         if let Some(patch) = self.unwritten() {
+            self.writing = self.wanted.clone();
             self.write = Some(
                 async move { pods.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await.map(Some) }.boxed(),
             );
@@ -436,11 +444,19 @@ impl Worker {
     fn take_written(&mut self, written: Result<Option<Pod>, kube::Error>) -> bool {
         match written {
             Ok(Some(mut pod)) => {
+                let begins = self.pod.status.as_ref().is_none_or(|s| s.start_time.is_none());
                 pod.metadata.managed_fields = None;
                 if version(&pod) >= version(&self.pod) {
                     self.pod = Arc::new(pod);
                 }
-                false
+                let none = PodStatus::default();
+                let kept = self.pod.status.as_ref().unwrap_or(&none);
+                self.left_out = self.writing.take().and_then(|wanted| status::patch(pod::uid(&self.pod), kept, &wanted));
+                if let Some(patch) = &self.left_out {
+                    tracing::debug!(pod = pod::shown(&self.pod), %patch, "the API took only a part of the pod's status");
+                }
+                // A deadline counts from the start time that was written now.
+                begins
             }
             Ok(None) => false,
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {

@@ -263,13 +263,15 @@ impl<'a> Keeper<'a> {
         };
         let fault = runtime_fault.or_else(|| (!ctx.has_pool()).then(no_range));
         let simulated = ctx.runtime.capacity();
+        let port = *ctx.port.borrow();
+        let images = ctx.runtime.images().await.ok();
         let observed = Observed {
             config: &ctx.config,
-            port: *ctx.port.borrow(),
+            port,
             runtime: ctx.runtime.version(),
             huge_pages: if simulated.is_some() { Vec::new() } else { facts::huge_pages() },
             capacity: simulated.unwrap_or_else(|| facts::capacity(&ctx.config.data_dir)),
-            images: ctx.runtime.images().await.ok(),
+            images,
             fault,
             now: clock::now(),
         };

@@ -215,7 +215,12 @@ pub fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
         let change = match key.as_str() {
             "conditions" => {
                 let before = items(before);
-                items(value).into_iter().filter(|c| !before.contains(c)).collect()
+                let changed: Vec<_> = items(value).into_iter().filter(|c| !before.contains(c)).collect();
+                if changed.is_empty() {
+                    // The server may keep them in another order.
+                    continue;
+                }
+                Value::Array(changed)
             }
             // Merged by their key, unless told otherwise.
             "podIPs" | "hostIPs" if !before.is_null() => {
