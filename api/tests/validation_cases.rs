@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use serde_json::{Value, json};
 use skiff_api::resource::{Resource, find_kind};
+use skiff_api::service::normalize_cluster_ips;
 use skiff_api::value::{at, items, object_mut, remove, text};
 use skiff_api::{Status, defaults, json as reader, validation};
 
@@ -55,19 +56,16 @@ fn prepare(resource: &Resource, object: &mut Value, old: Option<&Value>) {
         metadata.insert("namespace".into(), "default".into());
     }
     metadata.insert("uid".into(), UID.into());
+    if resource.kind == "Service" {
+        normalize_cluster_ips(object, old);
+    }
     match (resource.kind.as_ref(), old) {
-        ("Service", None) => {
-            if text(object, &["spec", "type"]) != "ExternalName" && !text(object, &["spec", "clusterIP"]).is_empty() && items(object, &["spec", "clusterIPs"]).is_empty() {
-                object["spec"]["clusterIPs"] = json!([object["spec"]["clusterIP"]]);
-            }
-        }
         ("Service", Some(old)) => {
             let external = text(object, &["spec", "type"]) == "ExternalName";
             for field in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                let given = &object["spec"][field];
                 if external {
                     remove(object, &["spec", field]);
-                } else if given.is_null() || given == "" {
+                } else if matches!(&object["spec"][field], Value::Null) {
                     object["spec"][field] = old["spec"][field].clone();
                 }
             }

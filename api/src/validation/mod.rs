@@ -219,7 +219,7 @@ pub fn validate_subresource_update(resource: &Resource, subresource: &str, new: 
         (ResourceSchema::Custom(schema), _) => custom::update(&mut errors, schema, &at, &old),
         (_, Some(rules)) => {
             let own = rules.below.iter().find(|(name, _)| *name == subresource).map(|(_, update)| *update);
-            let update = own.unwrap_or(if subresource.is_empty() { rules.update } else { meta::meta_update });
+            let update = own.unwrap_or(if subresource == "status" { meta::meta_update } else { rules.update });
             update(&mut errors, &at, &old);
         }
         (_, None) => meta::meta_update(&mut errors, &at, &old),
