@@ -35,7 +35,7 @@ pub const BUILD: &str = concat!("skiff.", env!("CARGO_PKG_VERSION"));
 pub const VERSION: &str = concat!("v1.36.2+skiff.", env!("CARGO_PKG_VERSION"));
 
 /// How large a simulated node is.
-const SIMULATED_NODE: Capacity = Capacity { cpu_milli: 8_000, memory: 32 << 30, storage: 256 << 30 };
+pub const SIMULATED_NODE: Capacity = Capacity { cpu_milli: 8_000, memory: 32 << 30, storage: 256 << 30 };
 
 /// What can keep a cluster from coming up.
 #[derive(Debug, thiserror::Error)]
@@ -215,7 +215,22 @@ impl Cluster {
             };
             cluster.start_node(config, runtime, &dialer);
         }
+        if let (Some(gateway), Some(first)) = (network.gateway, cluster.node_names.first()) {
+            cluster.start_network(&options.name, first, network, gateway);
+        }
         Ok(cluster)
+    }
+
+    /// Service proxy and DNS, for pods that are real.
+    fn start_network(&self, name: &str, node_name: &str, network: &Network, gateway: IpAddr) {
+        let config = skiff_proxy::Config { node_name: node_name.into(), cluster: name.into(), pod_cidr: network.pods.to_string() };
+        let (stop, proxy) = (self.stop.clone(), self.client("system:kube-proxy", &["system:masters"]));
+        self.spawn(async move { ended("proxy", skiff_proxy::run(config, proxy, stop).await) });
+        let listen = SocketAddr::new(gateway, crate::network::DNS_PORT);
+        let (stop, dns) = (self.stop.clone(), self.client("system:serviceaccount:kube-system:kube-dns", &["system:masters"]));
+        self.spawn(async move { ended("dns", crate::network::dns(dns, listen, stop).await) });
+        let (admin, ip) = (self.admin(), IpAddr::V4(network.dns()));
+        self.spawn(async move { ended("dns service", crate::network::publish_dns(admin, ip, listen).await) });
     }
 
     /// Runs something until the cluster stops, which waits for its end.

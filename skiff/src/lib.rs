@@ -2,10 +2,12 @@
 
 pub mod cli;
 pub mod cluster;
+pub mod components;
 pub mod data_dir;
 pub mod down;
 pub mod kubeconfig;
 pub mod local;
+pub mod network;
 pub mod report;
 pub mod up;
 

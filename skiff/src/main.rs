@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use skiff::cli::{Cli, Command};
-use skiff::{cluster, down, up};
+use skiff::{cluster, components, down, up};
 use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
@@ -30,6 +30,11 @@ async fn run(command: Command) -> anyhow::Result<()> {
             println!("{}", cluster::VERSION);
             Ok(())
         }
-        _ => anyhow::bail!("not yet"),
+        Command::Apiserver(args) => components::apiserver(args).await,
+        Command::Controllers(args) => components::controllers(args).await,
+        Command::Scheduler(args) => components::scheduler(args).await,
+        Command::Kubelet(args) => components::kubelet(args).await,
+        Command::Proxy(args) => components::proxy(args).await,
+        Command::Dns(args) => components::dns(args).await,
     }
 }
