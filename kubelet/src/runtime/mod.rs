@@ -1,5 +1,6 @@
 //! What the kubelet asks of a container runtime. Shaped like CRI: sandboxes, containers, images, streams, events.
 
+pub mod docker;
 pub mod simulated;
 
 use std::collections::BTreeMap;
