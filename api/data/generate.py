@@ -79,12 +79,44 @@ write("resources.tsv", ["group", "version", "kind", "plural", "singular", "scope
       "definition"], [r[2] for r in rows])
 served = {tuple(r[2][i] for i in (0, 1, 3)) for r in rows}
 
+CONTAINERS = {"cronjobs": "spec.jobTemplate.spec.template.spec.containers", "podtemplates": "template.spec.containers"}
+
+def cell(r):
+    """The rule of a column in the notation of print/mod.rs; `!` where it takes a function."""
+    rule, path = r["value"], r"([\w.]+(?:\.[\w]+)*)"
+    containers = CONTAINERS.get(r["resource"], "spec.template.spec.containers")
+    if re.match(r"(container )?names( of the same containers)?( ?\(C\)| of \S*containers)|container names", rule):
+        return "names:" + containers
+    if re.match(r"images\(C\)|images of", rule):
+        return "images:" + containers
+    if m := re.match(r"labels\((\S+)\):", rule):
+        return "labels:" + m[1]
+    if m := re.match(r"labelSelector\((\S+)\):", rule):
+        return "selector:" + m[1]
+    if m := re.fullmatch(rf"age\({path}\)( or \"(<none>)\")?", rule):
+        return "age:" + m[1] + ("|" + m[3] if m[3] else "")
+    if rule == "metadata.creationTimestamp as RFC 3339 UTC text":
+        return "time:metadata.creationTimestamp"
+    if m := re.fullmatch(rf"number of (?:keys in |){path}(?: entries|) \(integer\)", rule):
+        return "count:" + m[1]
+    if m := re.fullmatch(rf"{path} \(integer(?:, 0 if absent)?\)(?: or \"(<none>)\".*)?", rule):
+        return "int:" + m[1] + ("|" + m[2] if m[2] else "")
+    if m := re.fullmatch(rf"{path} \(boolean(?:, (true|false) when absent)?\)", rule):
+        return "bool:" + m[1] + ("|true" if m[2] == "true" else "")
+    if m := re.fullmatch(rf"{path} joined with \",\"(?: or \"(.*)\")?", rule):
+        return "join:" + m[1] + ("|" + m[2] if m[2] else "")
+    if m := re.fullmatch(rf"{path}(?: as text(?: \(int or percent\))?)? or \"(.*)\"", rule):
+        return m[1] + "|" + m[2]
+    if m := re.fullmatch(rf"{path}( or empty)?", rule):
+        return ("int:" if r["type"] == "integer" else "") + m[1]
+    return "!"
+
 columns = []
 for r in table("columns.tsv"):
     if (r["group"], r["version"], r["resource"]) in served:
         about = r["value"] if len(r["value"]) <= 100 else ""
-        columns.append([r["group"], r["version"], r["resource"], r["name"], r["type"], r["format"], r["priority"], about])
-write("columns.tsv", ["group", "version", "resource", "name", "type", "format", "priority", "description"], columns)
+        columns.append([r["group"], r["version"], r["resource"], r["name"], r["type"], r["format"], r["priority"], cell(r), about])
+write("columns.tsv", ["group", "version", "resource", "name", "type", "format", "priority", "cell", "description"], columns)
 
 # schema.txt ----------------------------------------------------------------------------------------------------------
 def git(repo, *args):
@@ -118,13 +150,13 @@ for package, text in go_packages():
         kinds[package + "." + m[1]] = m[2]
 
 def go_fields(name):
-    """JSON name -> (Go type, tag options) of a struct, its inlined ones included."""
+    """JSON name -> (Go type, tag options, Go name) of a struct in its order, its inlined ones included."""
     out = {}
     package = name.rpartition(".")[0]
     for field, kind, tag in structs.get(name, []):
         if tag[0]:
-            out[tag[0]] = (kind, tag[1:])
-        elif "inline" in tag or field is None:
+            out[tag[0]] = (kind, tag[1:], field)
+        else:
             base = kind.lstrip("*")
             if "." in base:
                 alias, base = base.split(".")
@@ -187,11 +219,15 @@ def definition(name):
     root = merge.get((name, "."), {})
     lines.append(name + (" atomic" if root.get("map_type") == "atomic" else ""))
     required = set(d.get("required", []))
-    for field, s in sorted(d.get("properties", {}).items()):
+    fields = d.get("properties", {})
+    for field in [f for f in facts if f in fields] + sorted(f for f in fields if f not in facts):
+        s, plain = fields[field], field[0].upper() + field[1:]
         if field not in facts:
             print("no Go field for", name, field, file=sys.stderr)
-        go, tag = facts.get(field, ("*", ["omitempty"]))
+        go, tag, go_name = facts.get(field, ("*", ["omitempty"], plain))
         words = [field, kind_of(s, go, package)]
+        if go_name and go_name != plain:
+            words.append("go=" + go_name)
         omits = "omitempty" in tag or "omitzero" in tag
         if go.startswith("*"):
             words.append("*")

@@ -5,19 +5,23 @@
 
 pub mod apply;
 pub mod clock;
+pub mod convert;
 pub mod defaults;
 pub mod field;
 pub mod fields;
 pub mod json;
+pub mod jsonpath;
 pub mod labels;
 pub mod names;
 pub mod patch;
 pub mod pod;
 pub mod print;
+pub mod protobuf;
 pub mod quantity;
 pub mod random;
 pub mod resource;
 pub mod schema;
+pub mod service;
 pub mod status;
 pub mod typed;
 pub mod validation;

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::FutureExt;
@@ -29,6 +30,9 @@ use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
 use crate::verbs::{self, Call};
 use crate::{bootstrap, publish, subresources};
+
+/// How often history is given up, and how much of it stays: upstream's five minutes.
+const COMPACTION_PERIOD: Duration = Duration::from_secs(300);
 
 /// What a server is made with.
 pub struct Config {
@@ -107,8 +111,26 @@ impl Server {
             let server = Arc::clone(&server);
             async move { server.cache.follow(stop).await }
         });
+        tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { server.stop.run_until_cancelled(server.compact()).await }
+        });
         bootstrap::write(&server).await.map_err(Error::Bootstrap)?;
         Ok(server)
+    }
+
+    /// Gives up history that is older than the period, once a period.
+    async fn compact(&self) {
+        let mut before = None;
+        loop {
+            if let Some(revision) = before
+                && let Err(error) = self.store.compact(revision).await
+            {
+                tracing::warn!(%error, revision, "compaction failed");
+            }
+            before = Some(self.cache.applied());
+            tokio::time::sleep(COMPACTION_PERIOD).await;
+        }
     }
 
     /// Resolves when the server is to end.

@@ -163,6 +163,11 @@ impl<K: Object> Kind<K> {
         self
     }
 
+    /// Whether all objects are watched.
+    pub fn is_whole(&self) -> bool {
+        self.selection.field_selector.is_none()
+    }
+
     /// Finds objects by other things.
     pub fn indexed(mut self, indexes: fn(&K) -> Vec<By>) -> Self {
         self.indexes = indexes;
@@ -360,16 +365,6 @@ impl<K: Object> Kind<K> {
     /// The objects that the owner controls.
     pub fn controlled_by(&self, owner: &ObjectMeta) -> Vec<Arc<K>> {
         owner.uid.as_ref().map(|uid| self.find(&By::Owner(uid.clone()))).unwrap_or_default()
-    }
-
-    /// The objects of a namespace that nobody controls.
-    pub fn orphans(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.find(&By::Orphan(namespace.to_owned()))
-    }
-
-    /// The objects of a namespace.
-    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.find(&By::Namespace(namespace.to_owned()))
     }
 
     /// All objects.

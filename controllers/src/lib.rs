@@ -5,22 +5,44 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use k8s_openapi::api::core::v1::{Pod, ReplicationController};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service, ServiceAccount,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 mod claim;
 mod controller;
+mod cronjob;
+mod daemonset;
 mod deployment;
+mod endpoints;
+mod endpointslice;
 mod error;
 mod events;
+mod garbage;
 mod hash;
+mod history;
+mod job;
 mod kind;
+mod namespace;
+mod nodeipam;
+mod nodelifecycle;
+mod podgc;
 mod pods;
+mod queue;
 mod replicas;
+mod resources;
 mod scaled;
+mod serviceaccount;
+mod services;
+mod statefulset;
+mod tainteviction;
 
 use events::Recorder;
 use kind::{By, Kind};
@@ -28,8 +50,22 @@ use kind::{By, Kind};
 pub use error::Error;
 
 /// How the controllers work.
-#[derive(Clone, Debug, Default)]
-pub struct Config {}
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The certificate (PEM) of the CA that signed the API server's, published in every namespace; none, and it isn't.
+    pub root_ca: Option<String>,
+    /// The pods' addresses, `10.244.0.0/16`, of which each node gets a share (of each family given); empty, and nodes
+    /// get none.
+    pub pod_cidrs: Vec<String>,
+    /// How many finished pods are kept before the oldest are deleted.
+    pub terminated_pods_kept: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { root_ca: None, pod_cidrs: Vec::new(), terminated_pods_kept: 12_500 }
+    }
+}
 
 /// What every reconciler works with.
 pub struct Context {
@@ -37,11 +73,13 @@ pub struct Context {
     kinds: Kinds,
     /// Tells people what happened.
     events: Recorder,
+    /// Which resources there are.
+    catalogue: resources::Catalogue,
+    /// Whether the metadata of all resources are watched.
+    monitored: tokio::sync::watch::Sender<bool>,
     /// For what isn't a shared kind.
-    #[allow(dead_code)]
     client: Client,
     /// How the controllers work.
-    #[allow(dead_code)]
     config: Config,
 }
 
@@ -63,6 +101,13 @@ macro_rules! kinds {
                 $(self.$field.ready().await;)+
             }
 
+            /// Has the garbage collector listen to the kinds that are watched whole; returns these.
+            fn heard(&self, collector: &Arc<garbage::Collector>) -> Vec<(String, String)> {
+                let mut heard = Vec::new();
+                $(collector.listen(&*self.$field, &mut heard);)+
+                heard
+            }
+
             /// Starts all watches.
             fn start(&self, tasks: &mut JoinSet<()>) {
                 $({
@@ -78,7 +123,21 @@ kinds! {
     pods: Pod = |kind: Kind<Pod>| kind.indexed(by_node).stripped(strip_pod);
     replica_sets: ReplicaSet = std::convert::identity;
     replication_controllers: ReplicationController = std::convert::identity;
+    stateful_sets: StatefulSet = std::convert::identity;
+    volume_claims: PersistentVolumeClaim = std::convert::identity;
+    daemon_sets: DaemonSet = std::convert::identity;
+    controller_revisions: ControllerRevision = std::convert::identity;
+    cron_jobs: CronJob = std::convert::identity;
+    jobs: Job = std::convert::identity;
     deployments: Deployment = std::convert::identity;
+    namespaces: Namespace = std::convert::identity;
+    service_accounts: ServiceAccount = |kind: Kind<ServiceAccount>| kind.fields("metadata.name=default");
+    root_cas: ConfigMap = |kind: Kind<ConfigMap>| kind.fields("metadata.name=kube-root-ca.crt");
+    leases: Lease = std::convert::identity;
+    nodes: Node = |kind: Kind<Node>| kind.stripped(strip_node);
+    services: Service = std::convert::identity;
+    endpoints: Endpoints = std::convert::identity;
+    endpoint_slices: EndpointSlice = std::convert::identity;
 }
 
 /// Pods are found by their node, too.
@@ -105,16 +164,47 @@ fn strip_pod(pod: &mut Pod) {
     }
 }
 
+/// What no controller reads of a node.
+fn strip_node(node: &mut Node) {
+    if let Some(status) = &mut node.status {
+        status.images = None;
+    }
+}
+
 /// Runs all controllers until `shutdown`.
 pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
     let (events, writer) = Recorder::new(client.clone());
-    let context = Arc::new(Context { kinds: Kinds::new(&client), events, client, config });
+    let context = Arc::new(Context {
+        kinds: Kinds::new(&client),
+        events,
+        catalogue: resources::Catalogue::new(client.clone()),
+        monitored: tokio::sync::watch::Sender::new(false),
+        client,
+        config,
+    });
+    let (collector, collecting, left) = garbage::new();
+    let heard = context.kinds.heard(&collector);
     // Ends with this function: the tasks of a set are aborted when it is dropped.
     let mut tasks = JoinSet::new();
     tasks.spawn(writer);
     tasks.spawn(replicas::run::<ReplicaSet>(context.clone()));
     tasks.spawn(replicas::run::<ReplicationController>(context.clone()));
     tasks.spawn(deployment::run(context.clone()));
+    tasks.spawn(job::run(context.clone()));
+    tasks.spawn(statefulset::run(context.clone()));
+    tasks.spawn(daemonset::run(context.clone()));
+    tasks.spawn(cronjob::run(context.clone()));
+    tasks.spawn(job::run_ttl(context.clone()));
+    tasks.spawn(endpoints::run(context.clone()));
+    tasks.spawn(endpointslice::run(context.clone()));
+    tasks.spawn(serviceaccount::run_accounts(context.clone()));
+    tasks.spawn(serviceaccount::run_root_ca(context.clone()));
+    tasks.spawn(nodeipam::run(context.clone()));
+    tasks.spawn(nodelifecycle::run(context.clone()));
+    tasks.spawn(tainteviction::run(context.clone()));
+    tasks.spawn(podgc::run(context.clone()));
+    tasks.spawn(namespace::run(context.clone(), left));
+    tasks.spawn(garbage::run(context.clone(), collector, collecting, heard));
     // Every controller has subscribed by now, when it was made: the watches may begin.
     context.kinds.start(&mut tasks);
     shutdown.cancelled().await;

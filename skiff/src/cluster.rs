@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::future::Future;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,18 +20,22 @@ use skiff_apiserver::dial::{Connection, Dialer};
 use skiff_apiserver::{Config as ServerConfig, Server};
 use skiff_kubelet::Runtime;
 use skiff_kubelet::runtime::Capacity;
+use skiff_kubelet::runtime::docker::{self, Docker};
 use skiff_kubelet::runtime::simulated::Simulated;
 use skiff_store::{Memory, Store};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
+use crate::cli::Cidr;
 use crate::local;
 
-/// The version that everything here reports.
+/// What the server's version says behind upstream's.
 pub const BUILD: &str = concat!("skiff.", env!("CARGO_PKG_VERSION"));
+/// The version that everything here reports.
+pub const VERSION: &str = concat!("v1.36.2+skiff.", env!("CARGO_PKG_VERSION"));
 
 /// How large a simulated node is.
-const SIMULATED_NODE: Capacity = Capacity { cpu_milli: 8_000, memory: 32 << 30, storage: 256 << 30 };
+pub const SIMULATED_NODE: Capacity = Capacity { cpu_milli: 8_000, memory: 32 << 30, storage: 256 << 30 };
 
 /// What can keep a cluster from coming up.
 #[derive(Debug, thiserror::Error)]
@@ -44,9 +49,72 @@ pub enum Error {
     /// A directory for the nodes' files.
     #[error("make a directory for the nodes: {0}")]
     Directory(#[source] io::Error),
+    /// Docker.
+    #[error("use Docker: {0}")]
+    Docker(#[from] skiff_kubelet::runtime::Error),
     /// The nodes didn't come up in time.
     #[error("wait for the nodes to be ready: {0}")]
     Nodes(String),
+}
+
+/// What runs the pods.
+#[derive(Clone, Debug)]
+pub enum Nodes {
+    /// Nothing: pods only live through their phases.
+    Simulated,
+    /// Docker.
+    Docker {
+        /// Where it listens.
+        socket: PathBuf,
+    },
+}
+
+/// A cluster's addresses.
+#[derive(Clone, Copy, Debug)]
+pub struct Network {
+    /// Where pods' addresses come from.
+    pub pods: Cidr,
+    /// Where Services' addresses come from.
+    pub services: Cidr,
+    /// The pods' gateway, which is an address of this machine; `None` when pods are simulated.
+    pub gateway: Option<IpAddr>,
+    /// Where the API server listens.
+    pub listen: SocketAddr,
+}
+
+impl Network {
+    /// Makes the network that pods will be in, so that this machine has the address of their gateway.
+    pub async fn prepare(cluster: &str, nodes: &Nodes, pods: Cidr, services: Cidr, listen: SocketAddr) -> Result<Self, Error> {
+        let gateway = match nodes {
+            Nodes::Simulated => None,
+            Nodes::Docker { socket } => {
+                docker::prepare_network(socket, cluster, &pods.to_string()).await?;
+                Some(IpAddr::V4(pods.nth(1)))
+            }
+        };
+        Ok(Self { pods, services, gateway, listen })
+    }
+
+    /// The address of the nodes: one that pods reach, too.
+    fn node(&self) -> IpAddr {
+        let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        self.gateway.unwrap_or(if self.listen.ip().is_unspecified() { localhost } else { self.listen.ip() })
+    }
+
+    /// The address of the DNS service, upstream's customary tenth.
+    fn dns(&self) -> Ipv4Addr {
+        self.services.nth(10)
+    }
+
+    /// The addresses under which clients may know the API server.
+    pub fn certificate_addresses(&self, listen: IpAddr) -> Vec<IpAddr> {
+        let mut addresses = vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V4(self.services.nth(1))];
+        addresses.extend(self.gateway);
+        if !listen.is_unspecified() && !addresses.contains(&listen) {
+            addresses.push(listen);
+        }
+        addresses
+    }
 }
 
 /// What a cluster is made of. The default is a test's: everything in memory, one simulated node.
@@ -57,20 +125,12 @@ pub struct Options {
     pub store: Arc<dyn Store>,
     /// How many nodes there are.
     pub nodes: usize,
-    /// What runs their pods; `None` for a simulation a node.
-    pub runtime: Option<Arc<dyn Runtime>>,
+    /// What runs their pods.
+    pub kind: Nodes,
     /// Where nodes keep the files of pods; `None` for a temporary directory.
     pub data_dir: Option<PathBuf>,
-    /// Where cluster IPs come from.
-    pub service_cidr: String,
-    /// Where pods' addresses come from.
-    pub pod_cidr: String,
-    /// The address and port that the `kubernetes` Service leads to.
-    pub advertise: (IpAddr, u16),
-    /// The address of the nodes.
-    pub node_ip: IpAddr,
-    /// The DNS service's address that pods are told.
-    pub dns: Option<IpAddr>,
+    /// The addresses.
+    pub network: Network,
     /// The cluster's certificate authority and token key; `None` for new ones.
     pub keys: Option<(Authority, SigningKey)>,
     /// Whether controllers and scheduler run.
@@ -79,18 +139,15 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let localhost = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let range = |a: u8, b: u8| Cidr { first: Ipv4Addr::new(10, a, b, 0).into(), bits: 16 };
+        let listen = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443);
         Self {
             name: "default".into(),
             store: Arc::new(Memory::new()),
             nodes: 1,
-            runtime: None,
+            kind: Nodes::Simulated,
             data_dir: None,
-            service_cidr: "10.96.0.0/16".into(),
-            pod_cidr: "10.244.0.0/16".into(),
-            advertise: (localhost, 6443),
-            node_ip: localhost,
-            dns: None,
+            network: Network { pods: range(244, 0), services: range(96, 0), gateway: None, listen },
             keys: None,
             control: true,
         }
@@ -101,6 +158,7 @@ impl Default for Options {
 pub struct Cluster {
     server: Arc<Server>,
     authority: Authority,
+    node_names: Vec<String>,
     tasks: TaskTracker,
     stop: CancellationToken,
     _guard: DropGuard,
@@ -126,44 +184,73 @@ impl Cluster {
             store: options.store,
             authority: authority.clone(),
             signing_key,
-            service_cidr: options.service_cidr,
-            advertise: options.advertise,
+            service_cidr: options.network.services.to_string(),
+            advertise: (options.network.node(), options.network.listen.port()),
             dialer: dialer.clone(),
             build: BUILD.into(),
         };
         let server = Server::start(config, stop.clone()).await?;
-        let cluster = Self { server, authority, tasks, stop, _guard: guard };
+        let node_names = (0..options.nodes).map(|index| format!("{}-{index}", node_prefix(&options.name))).collect();
+        let cluster = Self { server, authority, node_names, tasks, stop, _guard: guard };
         if options.control {
-            cluster.start_control(&options.pod_cidr);
+            cluster.start_control();
         }
         let data_dir = match options.data_dir {
             Some(dir) => dir,
             None => temporary_dir().map_err(Error::Directory)?,
         };
-        for index in 0..options.nodes {
-            let name = format!("{}-{index}", node_prefix(&options.name));
-            let mut config = skiff_kubelet::Config::new(&name, &options.name, data_dir.join(&name), options.node_ip);
-            config.cluster_cidr = options.pod_cidr.clone();
-            config.pod_cidr = Some(format!("10.244.{index}.0/24"));
-            config.cluster_dns = options.dns;
-            let runtime = options.runtime.clone().unwrap_or_else(|| Arc::new(Simulated::new(SIMULATED_NODE)));
+        let network = &options.network;
+        for (index, name) in (0u32..).zip(&cluster.node_names) {
+            let mut config = skiff_kubelet::Config::new(name, &options.name, data_dir.join(name), network.node());
+            config.cluster_cidr = network.pods.to_string();
+            config.pod_cidr = network.pods.node(index).map(|range| range.to_string());
+            config.cluster_dns = network.gateway.map(|_| IpAddr::V4(network.dns()));
+            config.kube_version = VERSION.into();
+            let runtime: Arc<dyn Runtime> = match &options.kind {
+                Nodes::Simulated => Arc::new(Simulated::new(SIMULATED_NODE)),
+                Nodes::Docker { socket } => {
+                    let (cluster, node, cluster_cidr) = (options.name.clone(), name.clone(), network.pods.to_string());
+                    Arc::new(Docker::connect(docker::Options { socket: socket.clone(), cluster, node, cluster_cidr }).await?)
+                }
+            };
             cluster.start_node(config, runtime, &dialer);
+        }
+        if let (Some(gateway), Some(first)) = (network.gateway, cluster.node_names.first()) {
+            cluster.start_network(&options.name, first, network, gateway);
         }
         Ok(cluster)
     }
 
-    fn start_control(&self, pod_cidr: &str) {
-        let _ = pod_cidr;
-        let (stop, controllers) = (self.stop.clone(), self.client("system:kube-controller-manager", &["system:masters"]));
-        self.tasks.spawn(async move { ended("controllers", skiff_controllers::run(Default::default(), controllers, stop).await) });
-        let (stop, scheduler) = (self.stop.clone(), self.client("system:kube-scheduler", &["system:masters"]));
-        self.tasks.spawn(async move { ended("scheduler", skiff_scheduler::run(Default::default(), scheduler, stop).await) });
+    /// Service proxy and DNS, for pods that are real.
+    fn start_network(&self, name: &str, node_name: &str, network: &Network, gateway: IpAddr) {
+        let config = skiff_proxy::Config { node_name: node_name.into(), cluster: name.into(), pod_cidr: network.pods.to_string() };
+        let (stop, proxy) = (self.stop.clone(), self.client("system:kube-proxy", &["system:masters"]));
+        self.spawn(async move { ended("proxy", skiff_proxy::run(config, proxy, stop).await) });
+        let listen = SocketAddr::new(gateway, crate::network::DNS_PORT);
+        let (stop, dns) = (self.stop.clone(), self.client("system:serviceaccount:kube-system:kube-dns", &["system:masters"]));
+        self.spawn(async move { ended("dns", crate::network::dns(dns, listen, stop).await) });
+        let (admin, ip) = (self.admin(), IpAddr::V4(network.dns()));
+        self.spawn(async move { ended("dns service", crate::network::publish_dns(admin, ip, listen).await) });
     }
 
-    fn start_node(&self, config: skiff_kubelet::Config, runtime: Arc<dyn Runtime>, _dialer: &Arc<LocalDialer>) {
+    /// Runs something until the cluster stops, which waits for its end.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    fn start_control(&self) {
+        let (stop, controllers) = (self.stop.clone(), self.client("system:kube-controller-manager", &["system:masters"]));
+        self.spawn(async move { ended("controllers", skiff_controllers::run(Default::default(), controllers, stop).await) });
+        let (stop, scheduler) = (self.stop.clone(), self.client("system:kube-scheduler", &["system:masters"]));
+        self.spawn(async move { ended("scheduler", skiff_scheduler::run(Default::default(), scheduler, stop).await) });
+    }
+
+    fn start_node(&self, config: skiff_kubelet::Config, runtime: Arc<dyn Runtime>, dialer: &Arc<LocalDialer>) {
         let client = self.client(&format!("system:node:{}", config.node_name), &["system:nodes"]);
-        let stop = self.stop.clone();
-        self.tasks.spawn(async move { ended("kubelet", skiff_kubelet::run(config, client, runtime, stop).await) });
+        let name = config.node_name.clone();
+        let kubelet = skiff_kubelet::Kubelet::new(config, client, runtime, self.stop.clone());
+        let _ = (name, dialer);
+        self.spawn(async move { ended("kubelet", kubelet.run().await) });
     }
 
     /// A client that is the cluster's administrator.
@@ -191,15 +278,13 @@ impl Cluster {
         &self.stop
     }
 
-    /// Waits until `count` nodes are ready.
-    pub async fn nodes_ready(&self, count: usize, timeout: Duration) -> Result<(), Error> {
+    /// Waits until all nodes are ready.
+    pub async fn nodes_ready(&self, timeout: Duration) -> Result<(), Error> {
         let nodes: Api<Node> = Api::all(self.admin());
         let wait = async {
-            let found = nodes.list(&Default::default()).await.map_err(|e| Error::Nodes(e.to_string()))?;
-            let _ = found;
-            for index in 0..count {
-                let name = format!("{}-{index}", node_prefix("default"));
-                await_condition(nodes.clone(), &name, ready).await.map_err(|e| Error::Nodes(e.to_string()))?;
+            for name in &self.node_names {
+                let ready = |node: Option<&Node>| node.is_some_and(is_ready);
+                await_condition(nodes.clone(), name, ready).await.map_err(|e| Error::Nodes(e.to_string()))?;
             }
             Ok(())
         };
@@ -214,8 +299,9 @@ impl Cluster {
     }
 }
 
-fn ready(node: Option<&Node>) -> bool {
-    let conditions = node.and_then(|n| n.status.as_ref()).and_then(|s| s.conditions.as_ref());
+/// Whether the node's `Ready` condition is true.
+pub fn is_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
     conditions.is_some_and(|list| list.iter().any(|c| c.type_ == "Ready" && c.status == "True"))
 }
 

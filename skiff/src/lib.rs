@@ -1,6 +1,14 @@
 //! Kubernetes in one small binary, and in a test.
 
+pub mod cli;
 pub mod cluster;
+pub mod components;
+pub mod data_dir;
+pub mod down;
+pub mod kubeconfig;
 pub mod local;
+pub mod network;
+pub mod report;
+pub mod up;
 
 pub use cluster::{Cluster, Options};

@@ -1,25 +1,40 @@
 //! The `skiff` binary.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
 
-use skiff::{Cluster, Options};
-use skiff_apiserver::auth::User;
-use skiff_apiserver::http;
+use clap::Parser;
+use skiff::cli::{Cli, Command};
+use skiff::{cluster, components, down, up};
+use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).init();
-    let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-    let cluster = Cluster::with(Options::default()).await?;
-    let authority = cluster.authority();
-    let pair = authority.server("kube-apiserver", &["localhost".into()], &[ip])?;
-    let admin = authority.client(&User::new("kubernetes-admin", ["system:masters"]))?;
-    std::fs::write("/tmp/ca.pem", &authority.pair.certificate)?;
-    std::fs::write("/tmp/admin.pem", &admin.certificate)?;
-    std::fs::write("/tmp/admin.key", &admin.key)?;
-    let tls = http::serve::tls(&pair, &authority.pair.certificate)?;
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:6443").await?;
-    eprintln!("serving");
-    http::serve::serve(cluster.server().clone(), listener, tls, cluster.stopping().clone()).await;
-    Ok(())
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
+    match run(Cli::parse().command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("skiff: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up(args) => up::run(args).await,
+        Command::Down(args) => down::down(args).await,
+        Command::Status(args) => down::status(args).await,
+        Command::Kubeconfig(args) => down::print_kubeconfig(&args),
+        Command::Version => {
+            println!("{}", cluster::VERSION);
+            Ok(())
+        }
+        Command::Apiserver(args) => components::apiserver(args).await,
+        Command::Controllers(args) => components::controllers(args).await,
+        Command::Scheduler(args) => components::scheduler(args).await,
+        Command::Kubelet(args) => components::kubelet(args).await,
+        Command::Proxy(args) => components::proxy(args).await,
+        Command::Dns(args) => components::dns(args).await,
+    }
 }

@@ -2,8 +2,10 @@
 //!
 //! [`Store`] is six verbs with etcd's meaning: every write gets the next [`Revision`], a read may be pinned to one,
 //! a watch tells every change after one, and [`Store::compact`] gives up the history before one. Homes:
-//! [`Memory`] (tests, simulation), `Embedded` (one file, durable before it answers) and `Etcd`.
+//! [`Memory`] (tests, simulation), [`Embedded`] (one file, durable before it answers) and [`Etcd`].
 
+mod embedded;
+mod etcd;
 mod memory;
 mod mvcc;
 
@@ -15,6 +17,8 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use skiff_api::Status;
 
+pub use embedded::Embedded;
+pub use etcd::Etcd;
 pub use memory::Memory;
 
 /// The store-wide count of writes. The first write makes revision 2, as in etcd, so that 0 and 1 stay free.

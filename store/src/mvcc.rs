@@ -40,13 +40,7 @@ impl Mvcc {
         self.revision
     }
 
-    #[cfg_attr(not(test), allow(dead_code))]
-    pub(crate) fn compacted(&self) -> Revision {
-        self.compacted
-    }
-
     /// Sets the counters of a store that is being opened.
-    #[allow(dead_code)]
     pub(crate) fn restore_counters(&mut self, revision: Revision, compacted: Revision) {
         self.revision = self.revision.max(revision);
         self.compacted = compacted;

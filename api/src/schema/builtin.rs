@@ -1,10 +1,10 @@
 //! The schemas of built-in kinds, from `data/schema.txt`.
 //!
-//! The file has a block a definition: a line with its name (and `atomic`), then a line a property, indented by one
-//! space: name, type, then flags. A type is `string`, `bytes`, `bool`, `int32`, `int64`, `number`, `quantity`, `time`,
+//! The file has a block a definition: a line with its name (and `atomic`), then a line a property in Go's order,
+//! indented by one space: name, type, then flags. A type is `string`, `bytes`, `bool`, `int32`, `int64`, `number`, `quantity`, `time`,
 //! `microtime`, `intstr`, `any`, `@definition`, with `[]` before it for a list and `{}` for a map; a scalar's named
 //! Go type follows a colon. Flags: `*` a pointer (kept when empty), `!` written always (`* !`: as null when absent), `r` required, `list=TYPE:keys`,
-//! `map=TYPE`, `patch=STRATEGIES:key`, `default=JSON`.
+//! `map=TYPE`, `patch=STRATEGIES:key`, `default=JSON`, `go=NAME` (Go's name, where it isn't the JSON name capitalised).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -71,7 +71,12 @@ fn read_definition(text: &'static str) -> Schema {
     let mut head = lines.next().unwrap_or("").split(' ');
     let definition = head.next().unwrap_or("");
     let (name, qualified) = go_names(definition);
-    let object = Object { name, definition, properties: lines.map(read_property).collect(), ..Object::default() };
+    let mut properties: Vec<Property> = lines.map(read_property).collect();
+    for (position, property) in properties.iter_mut().enumerate() {
+        property.position = position;
+    }
+    properties.sort_by(|a, b| a.name.cmp(&b.name));
+    let object = Object { name, definition, properties, ..Object::default() };
     Schema { kind: Kind::Object(object), go_type: qualified.into(), atomic: head.next() == Some("atomic"), ..Schema::default() }
 }
 
@@ -80,7 +85,7 @@ fn read_property(line: &'static str) -> Property {
     let name = words.next().unwrap_or("");
     let kind = words.next().unwrap_or("any");
     let mut presence = Presence::OmitEmpty;
-    let (mut required, mut default) = (false, None);
+    let (mut required, mut default, mut go_name) = (false, None, "");
     let (mut list_type, mut map_type) = (ListType::Atomic, None);
     let mut patch = PatchStrategy::default();
     for word in words {
@@ -90,6 +95,7 @@ fn read_property(line: &'static str) -> Property {
             "!" if presence == Presence::Given => presence = Presence::AlwaysNull,
             "!" => presence = Presence::Always,
             "r" => required = true,
+            "go" => go_name = value,
             "default" => default = serde_json::from_str(value).ok(),
             "list" => list_type = read_list_type(value),
             "map" => map_type = Some(value == "atomic"),
@@ -101,7 +107,7 @@ fn read_property(line: &'static str) -> Property {
         presence = Presence::Given;
     }
     let schema = read_type(kind, list_type, map_type);
-    Property { name: name.into(), schema, presence, required, default, patch }
+    Property { name: name.into(), go_name, position: 0, schema, presence, required, default, patch }
 }
 
 fn read_list_type(text: &'static str) -> ListType {

@@ -49,6 +49,8 @@ fn type_meta(object: &mut Object) {
 fn property(name: &str, schema: Node) -> Property {
     Property {
         name: name.to_owned().into(),
+        go_name: "",
+        position: 0,
         schema,
         presence: Presence::Given,
         required: false,

@@ -5,6 +5,7 @@
 
 mod builtin;
 mod crd;
+mod golang;
 mod prune;
 
 use std::borrow::Cow;
@@ -84,6 +85,10 @@ pub struct Object {
 pub struct Property {
     /// Its name.
     pub name: Cow<'static, str>,
+    /// Its name in Go where that isn't `name` capitalised; empty otherwise.
+    pub go_name: &'static str,
+    /// Its place in the Go struct.
+    pub position: usize,
     /// Its schema.
     pub schema: Node,
     /// When it is written.

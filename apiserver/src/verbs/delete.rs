@@ -5,10 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
-use skiff_api::{Status, clock, field, json as json_text, value};
+use skiff_api::{Status, clock, field, json as json_text, protobuf, value};
 use skiff_store::{Entry, Error, Guard};
 
-use super::write::parse_yaml;
+use super::write::{parse_protobuf, parse_yaml};
 use super::{Call, list, options};
 use crate::admission;
 use crate::cache::{Filter, encode};
@@ -47,6 +47,7 @@ impl DeleteOptions {
         if !body.iter().all(u8::is_ascii_whitespace) {
             let given = match json_text::parse(body) {
                 Ok(parsed) => parsed.value,
+                Err(_) if body.starts_with(protobuf::MAGIC) => parse_protobuf(body)?.value,
                 Err(_) => parse_yaml(body)?.value,
             };
             Self::check_type(&given)?;

@@ -45,7 +45,8 @@ pub(super) fn filter(call: &Call) -> Result<Filter, Status> {
     let labels = labels::Selector::parse(call.query.get("labelSelector").unwrap_or("")).map_err(Status::bad_request)?;
     let fields = fields::Selector::parse(call.query.get("fieldSelector").unwrap_or("")).map_err(Status::bad_request)?;
     for requirement in &fields.requirements {
-        let known = call.resource.selectable_fields.iter().any(|f| f.label == requirement.field);
+        let known = matches!(requirement.field.as_str(), "metadata.name" | "metadata.namespace")
+            || call.resource.selectable_fields.iter().any(|f| f.label == requirement.field);
         if !known {
             return Err(Status::bad_request(call.resource.unknown_label(&requirement.field)));
         }

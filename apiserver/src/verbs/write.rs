@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use serde_json::{Map, Value};
 use skiff_api::apply::{self, Manager, Operation};
-use skiff_api::{Status, clock, defaults, field, json, random, value};
+use skiff_api::{Status, clock, defaults, field, json, protobuf, random, value};
 use skiff_store::{Entry, Error, Guard};
 
 use super::Call;
@@ -106,7 +106,7 @@ impl<'a> Write<'a> {
     pub fn check(&self, object: &Value, errors: &[field::Error]) -> Result<(), Status> {
         let name = value::text(object, &["metadata", "name"]);
         let resource = &self.call.resource;
-        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&resource.group, &resource.kind, name, errors)) }
+        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(resource.kind_group(), &resource.kind, name, errors)) }
     }
 
     /// Keeps a new object (or in a dry run only says what would be kept).
@@ -209,9 +209,11 @@ pub(crate) fn parse_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Stat
             ))
         }),
         "application/yaml" => parse_yaml(body),
+        protobuf::MEDIA_TYPE => parse_protobuf(body),
         other => {
             let message = format!(
-                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml (got {other})"
+                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, {} (got {other})",
+                protobuf::MEDIA_TYPE
             );
             Err(Status::new(415, "UnsupportedMediaType", message))
         }
@@ -222,6 +224,12 @@ pub(crate) fn parse_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Stat
 pub(crate) fn parse_yaml(body: &[u8]) -> Result<json::Parsed, Status> {
     let text = std::str::from_utf8(body).map_err(|e| Status::bad_request(format!("error parsing YAML: {e}")))?;
     let value: Value = serde_saphyr::from_str(text).map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))?;
+    Ok(json::Parsed { value, duplicates: Vec::new() })
+}
+
+/// Reads protobuf as the JSON that it stands for.
+pub(crate) fn parse_protobuf(body: &[u8]) -> Result<json::Parsed, Status> {
+    let value = protobuf::decode(body).map_err(|e| Status::bad_request(e.to_string()))?;
     Ok(json::Parsed { value, duplicates: Vec::new() })
 }
 

@@ -128,18 +128,12 @@ async fn act(context: &Arc<Context>, deployment: &Arc<Deployment>, plan: Plan) -
     for meta in &plan.delete {
         kinds.replica_sets.delete(meta, None).await.map_err(Error::on("deleting an old replica set"))?;
     }
-    let mut current = deployment.clone();
-    if let Some(revision) = &plan.revision {
-        let patch = json!({ "metadata": {
-            "uid": deployment.metadata.uid, "annotations": { template::REVISION: revision } } });
-        current = kinds
-            .deployments
-            .patch(&deployment.metadata, &Patch::Merge(patch))
-            .await
-            .map_err(Error::on("noting the revision"))?;
-    }
-    if Some(&plan.status) != deployment.status.as_ref() {
-        let updated = Deployment { status: Some(plan.status), ..(*current).clone() };
+    if plan.revision.is_some() || Some(&plan.status) != deployment.status.as_ref() {
+        // The revision goes with the status, which (unlike a change of the object itself) leaves the generation alone.
+        let mut updated = Deployment { status: Some(plan.status), ..(**deployment).clone() };
+        if let Some(revision) = plan.revision {
+            updated.metadata.annotations.get_or_insert_default().insert(template::REVISION.into(), revision);
+        }
         kinds.deployments.replace_status(&updated).await.map_err(Error::on("updating the status"))?;
     }
     Ok(plan.again)

@@ -447,3 +447,25 @@ impl From<Docker> for Arc<dyn Runtime> {
         Arc::new(docker)
     }
 }
+
+/// Makes the network of a cluster's pods before there is a pod, so that the machine has its gateway's address.
+pub async fn prepare_network(socket: &Path, cluster: &str, cidr: &str) -> Result<()> {
+    let docker = bollard::Docker::connect_with_unix(&socket.to_string_lossy(), TIMEOUT, bollard::API_DEFAULT_VERSION).map_err(failed)?;
+    let docker = docker.negotiate_version().await.map_err(failed)?;
+    network::ensure(&docker, cluster, cidr).await
+}
+
+/// Removes all containers of a cluster, and its network. Answers how many containers there were.
+pub async fn remove_cluster(socket: &Path, cluster: &str) -> Result<usize> {
+    let docker = bollard::Docker::connect_with_unix(&socket.to_string_lossy(), TIMEOUT, bollard::API_DEFAULT_VERSION).map_err(failed)?;
+    let docker = docker.negotiate_version().await.map_err(failed)?;
+    let filters = HashMap::from([("label".to_owned(), vec![format!("{}={cluster}", names::CLUSTER)])]);
+    let options = ListContainersOptions { all: true, filters: Some(filters), ..ListContainersOptions::default() };
+    let found = docker.list_containers(Some(options)).await.map_err(failed)?;
+    for id in found.iter().filter_map(|c| c.id.as_deref()) {
+        let options = RemoveContainerOptions { force: true, v: true, ..RemoveContainerOptions::default() };
+        or_gone(docker.remove_container(id, Some(options)).await.map_err(failed))?;
+    }
+    or_gone(docker.remove_network(&names::network_name(cluster)).await.map_err(failed))?;
+    Ok(found.len())
+}
