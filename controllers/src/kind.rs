@@ -367,16 +367,6 @@ impl<K: Object> Kind<K> {
         owner.uid.as_ref().map(|uid| self.find(&By::Owner(uid.clone()))).unwrap_or_default()
     }
 
-    /// The objects of a namespace that nobody controls.
-    pub fn orphans(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.find(&By::Orphan(namespace.to_owned()))
-    }
-
-    /// The objects of a namespace.
-    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<K>> {
-        self.find(&By::Namespace(namespace.to_owned()))
-    }
-
     /// All objects.
     pub fn all(&self) -> Vec<Arc<K>> {
         self.read().objects.values().map(|entry| entry.object.clone()).collect()

@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, Pod, ReplicationController, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::Client;
@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 mod claim;
 mod controller;
 mod cronjob;
+mod daemonset;
 mod deployment;
 mod endpoints;
 mod endpointslice;
@@ -26,6 +27,7 @@ mod error;
 mod events;
 mod garbage;
 mod hash;
+mod history;
 mod job;
 mod kind;
 mod namespace;
@@ -39,6 +41,7 @@ mod resources;
 mod scaled;
 mod serviceaccount;
 mod services;
+mod statefulset;
 mod tainteviction;
 
 use events::Recorder;
@@ -120,6 +123,10 @@ kinds! {
     pods: Pod = |kind: Kind<Pod>| kind.indexed(by_node).stripped(strip_pod);
     replica_sets: ReplicaSet = std::convert::identity;
     replication_controllers: ReplicationController = std::convert::identity;
+    stateful_sets: StatefulSet = std::convert::identity;
+    volume_claims: PersistentVolumeClaim = std::convert::identity;
+    daemon_sets: DaemonSet = std::convert::identity;
+    controller_revisions: ControllerRevision = std::convert::identity;
     cron_jobs: CronJob = std::convert::identity;
     jobs: Job = std::convert::identity;
     deployments: Deployment = std::convert::identity;
@@ -184,6 +191,8 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
     tasks.spawn(replicas::run::<ReplicationController>(context.clone()));
     tasks.spawn(deployment::run(context.clone()));
     tasks.spawn(job::run(context.clone()));
+    tasks.spawn(statefulset::run(context.clone()));
+    tasks.spawn(daemonset::run(context.clone()));
     tasks.spawn(cronjob::run(context.clone()));
     tasks.spawn(job::run_ttl(context.clone()));
     tasks.spawn(endpoints::run(context.clone()));

@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -227,4 +227,62 @@ async fn a_job_runs_to_its_end_and_expires() {
     jobs.patch("work", &PatchParams::default(), &Patch::Merge(patch)).await.expect("patched");
     until(&jobs, "work", "gone", |j| j.is_none()).await;
     until_none(&pods, "job-name=work").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_daemon_set_is_on_every_node_and_rolls_over() {
+    let (_cluster, client) = cluster(3).await;
+    let sets: Api<DaemonSet> = Api::default_namespaced(client.clone());
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let template = json!({ "metadata": { "labels": { "app": "agent" } }, "spec": { "containers": [{ "name": "c", "image": "v1" }] } });
+    let spec = json!({ "selector": { "matchLabels": { "app": "agent" } }, "template": template });
+    create(&sets, &object(json!({ "metadata": { "name": "agent" }, "spec": spec }))).await;
+    let complete = |d: Option<&DaemonSet>| {
+        let status = d.and_then(|d| d.status.clone()).unwrap_or_default();
+        let observed = status.observed_generation == d.and_then(|d| d.metadata.generation);
+        observed && (status.updated_number_scheduled, status.number_available) == (Some(3), Some(3))
+    };
+    until(&sets, "agent", "complete", complete).await;
+    let image = json!({ "spec": { "template": { "spec": { "containers": [{ "name": "c", "image": "v2" }] } } } });
+    sets.patch("agent", &PatchParams::default(), &Patch::Strategic(image)).await.expect("a new image");
+    until(&sets, "agent", "rolled over", complete).await;
+    let mut nodes: Vec<_> = pods
+        .list(&ListParams::default().labels("app=agent"))
+        .await
+        .expect("pods")
+        .into_iter()
+        .filter(|p| p.metadata.deletion_timestamp.is_none())
+        .filter_map(|p| p.spec.and_then(|s| s.node_name))
+        .collect();
+    nodes.sort();
+    assert_eq!(nodes, ["skiff-0", "skiff-1", "skiff-2"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stateful_set_comes_up_in_order() {
+    let (_cluster, client) = cluster(2).await;
+    let sets: Api<StatefulSet> = Api::default_namespaced(client.clone());
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let template = json!({ "metadata": { "labels": { "app": "db" } }, "spec": { "containers": [{ "name": "c", "image": "v1" }] } });
+    let spec = json!({ "replicas": 3, "serviceName": "db", "selector": { "matchLabels": { "app": "db" } }, "template": template });
+    create(&sets, &object(json!({ "metadata": { "name": "db" }, "spec": spec }))).await;
+    let complete = |replicas: i32| {
+        move |s: Option<&StatefulSet>| {
+            let status = s.and_then(|s| s.status.clone()).unwrap_or_default();
+            let observed = status.observed_generation == s.and_then(|s| s.metadata.generation);
+            observed && status.replicas == replicas && status.ready_replicas == Some(replicas) && status.current_revision == status.update_revision
+        }
+    };
+    until(&sets, "db", "complete", complete(3)).await;
+    let all = pods.list(&ListParams::default().labels("app=db")).await.expect("pods");
+    let names: Vec<_> = all.items.iter().filter_map(|p| p.metadata.name.as_deref()).collect();
+    assert_eq!(names, ["db-0", "db-1", "db-2"]);
+    let image = json!({ "spec": { "replicas": 2, "template": { "spec": { "containers": [{ "name": "c", "image": "v2" }] } } } });
+    sets.patch("db", &PatchParams::default(), &Patch::Strategic(image)).await.expect("a new image");
+    until(&sets, "db", "rolled over", complete(2)).await;
+    for name in ["db-0", "db-1"] {
+        let pod = pods.get(name).await.expect("a pod");
+        assert_eq!(pod.spec.and_then(|s| s.containers[0].image.clone()).as_deref(), Some("v2"), "{name}");
+    }
+    until(&pods, "db-2", "gone", |p| p.is_none()).await;
 }
