@@ -90,11 +90,10 @@ impl Error {
         Self { kind: ErrorType::Invalid, path: path.into(), value: Some(shown(&value.into())), detail: detail.into() }
     }
 
-    /// `path: Unsupported value: value: supported values: "a", "b"`
+    /// `path: Unsupported value: value: supported values: "a", "b"`, in the order given.
     pub fn not_supported(path: impl Into<String>, value: impl Into<Value>, supported: &[&str]) -> Self {
-        let mut sorted: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
-        sorted.sort();
-        let detail = if sorted.is_empty() { String::new() } else { format!("supported values: {}", sorted.join(", ")) };
+        let list: Vec<_> = supported.iter().map(|s| format!("{s:?}")).collect();
+        let detail = if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) };
         Self { kind: ErrorType::NotSupported, path: path.into(), value: Some(shown(&value.into())), detail }
     }
 

@@ -21,6 +21,7 @@ pub mod quantity;
 pub mod random;
 pub mod resource;
 pub mod schema;
+pub mod service;
 pub mod status;
 pub mod typed;
 pub mod validation;

@@ -121,6 +121,15 @@ impl Resource {
         if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }
     }
 
+    /// The group of the kind as messages about invalid objects name it: that of the stored form, which for events of
+    /// either group is the core one.
+    pub fn kind_group(&self) -> &str {
+        match (self.stored_as.is_empty(), self.stored_as.split_once('/')) {
+            (true, _) => &self.group,
+            (false, stored) => stored.map_or("", |(group, _)| group),
+        }
+    }
+
     /// `deployments.apps`, for messages.
     pub fn group_resource(&self) -> crate::status::GroupResource<'_> {
         crate::status::GroupResource { group: &self.group, resource: &self.plural }

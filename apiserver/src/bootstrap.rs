@@ -83,16 +83,20 @@ async fn kubernetes_service(server: &Arc<Server>) -> Result<(), Status> {
         },
     });
     ensure(server, "v1", service).await?;
+    // A loopback address leads nobody here but processes of this machine, and is no endpoint by the rules.
+    let reachable = !address.is_loopback();
+    let endpoint = json!([{"addresses": [address.to_string()], "conditions": {"ready": true}}]);
+    let subset = json!([{"addresses": [{"ip": address.to_string()}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]);
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "endpoints": [{"addresses": [address.to_string()], "conditions": {"ready": true}}],
+        "endpoints": if reachable { endpoint } else { json!([]) },
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
     });
     let endpoints = json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{"addresses": [{"ip": address.to_string()}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}],
+        "subsets": if reachable { subset } else { json!([]) },
     });
     // The address may be another one than last time.
     for (object, path) in [

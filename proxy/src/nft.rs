@@ -29,7 +29,7 @@ const MAPS: [(&str, &str); 4] = [
 
 /// The chains that never change. Their priorities are just beside those of Docker's own.
 const BASE: &str = "
-chain reject { meta l4proto tcp reject with tcp reset; reject; }
+chain refuse { meta l4proto tcp reject with tcp reset; reject; }
 chain services {
   ip daddr . meta l4proto . th dport vmap @service_ips
   fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @node_ports

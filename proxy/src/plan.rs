@@ -140,7 +140,7 @@ fn port_rules(rules: &mut Rules, config: &Config, service: &Service, port: &Port
     let cluster_ip = port.spec.cluster_ip.clone().unwrap_or_default();
     let has_outer = add_outer(rules, service, port, number_in, &outer, &outer_chain);
     if inner.is_empty() {
-        insert(rules, "no_endpoints", format!("{cluster_ip} . {} . {number_in}", port.protocol), "goto reject".into());
+        insert(rules, "no_endpoints", format!("{cluster_ip} . {} . {number_in}", port.protocol), "goto refuse".into());
     } else {
         insert(rules, "service_ips", format!("{cluster_ip} . {} . {number_in}", port.protocol), format!("goto {chain}"));
         let mut body = vec![from_outside];
@@ -161,7 +161,7 @@ fn port_rules(rules: &mut Rules, config: &Config, service: &Service, port: &Port
 /// What is reached from outside: node ports, external addresses, load balancers. Whether there is anything.
 fn add_outer(rules: &mut Rules, service: &Service, port: &Port<'_>, number_in: u16, targets: &BTreeSet<Target>, chain: &str) -> bool {
     let mut any = false;
-    let verdict = if targets.is_empty() { "goto reject".to_owned() } else { format!("goto {chain}") };
+    let verdict = if targets.is_empty() { "goto refuse".to_owned() } else { format!("goto {chain}") };
     if let Some(node_port) = port.port.node_port.and_then(number) {
         let map = if targets.is_empty() { "no_endpoint_ports" } else { "node_ports" };
         insert(rules, map, format!("{} . {node_port}", port.protocol), verdict.clone());
@@ -253,8 +253,8 @@ mod tests {
     fn without_endpoints_connections_are_refused() {
         let spec = json!({"clusterIP": "10.96.0.9", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
         let found = rules(spec, json!([]));
-        assert_eq!(found.elements["no_endpoints"]["10.96.0.9 . tcp . 80"], "goto reject");
-        assert_eq!(found.elements["no_endpoint_ports"]["tcp . 30080"], "goto reject");
+        assert_eq!(found.elements["no_endpoints"]["10.96.0.9 . tcp . 80"], "goto refuse");
+        assert_eq!(found.elements["no_endpoint_ports"]["tcp . 30080"], "goto refuse");
         assert!(found.chains.is_empty());
     }
 

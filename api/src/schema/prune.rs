@@ -29,11 +29,11 @@ impl Schema {
                 fill(object, &mut map);
                 Value::Object(map)
             }
-            Kind::String | Kind::Bytes => "".into(),
+            Kind::String => "".into(),
             Kind::Quantity => "0".into(),
             Kind::IntOrString | Kind::Int32 | Kind::Int64 | Kind::Number => 0.into(),
             Kind::Boolean => false.into(),
-            Kind::Time | Kind::MicroTime | Kind::Map(_) | Kind::List(_) | Kind::Any => Value::Null,
+            Kind::Bytes | Kind::Time | Kind::MicroTime | Kind::Map(_) | Kind::List(_) | Kind::Any => Value::Null,
         }
     }
 

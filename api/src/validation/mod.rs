@@ -1,21 +1,228 @@
 //! The rules of each kind, with upstream's messages.
+//!
+//! Objects come pruned by their schema and defaulted. What needs more than the object (whether a port is free, a class
+//! exists) is the API server's. CEL expressions are not compiled here.
+
+mod access;
+mod address;
+mod check;
+mod cluster;
+mod container;
+mod core;
+mod cron;
+mod custom;
+mod definition;
+mod diff;
+mod jobs;
+mod meta;
+mod network;
+mod pod;
+mod resources;
+mod scheduling;
+mod service;
+mod storage;
+mod volume;
+mod webhooks;
+mod workloads;
 
 use serde_json::Value;
 
 use crate::field;
-use crate::resource::Resource;
+use crate::resource::{Resource, ResourceSchema};
+use check::{At, Errors};
+
+type Create = fn(&mut Errors, &At);
+type Update = fn(&mut Errors, &At, &Value);
+
+/// The rules of a kind.
+struct Rules {
+    group: &'static str,
+    kind: &'static str,
+    create: Create,
+    update: Update,
+    /// The endpoints below an object whose updates have rules of their own.
+    below: &'static [(&'static str, Update)],
+}
+
+const fn kind(group: &'static str, kind: &'static str, create: Create, update: Update) -> Rules {
+    Rules { group, kind, create, update, below: &[] }
+}
+
+impl Rules {
+    const fn with(self, below: &'static [(&'static str, Update)]) -> Self {
+        Self { below, ..self }
+    }
+}
+
+/// Metadata alone, of an object in a namespace.
+fn namespaced(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, true, meta::subdomain);
+}
+
+/// Metadata alone, of an object in none.
+fn cluster_wide(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, false, meta::subdomain);
+}
+
+fn replicas_status(e: &mut Errors, new: &At, old: &Value) {
+    workloads::counts_status(e, new, old, &["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"]);
+}
+
+fn deployment_status(e: &mut Errors, new: &At, old: &Value) {
+    let counts = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"];
+    workloads::counts_status(e, new, old, &counts);
+}
+
+fn daemon_status(e: &mut Errors, new: &At, old: &Value) {
+    let counts = ["currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady", "updatedNumberScheduled",
+        "numberAvailable", "numberUnavailable"];
+    workloads::counts_status(e, new, old, &counts);
+}
+
+fn set_status(e: &mut Errors, new: &At, old: &Value) {
+    workloads::counts_status(e, new, old, &["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"]);
+}
+
+fn quota_status(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    core::quota_status(e, new);
+}
+
+fn core_event(e: &mut Errors, object: &At) {
+    core::event(e, object, "involvedObject");
+}
+
+fn core_event_update(e: &mut Errors, new: &At, old: &Value) {
+    core::event_update(e, new, old, "involvedObject");
+}
+
+fn new_event(e: &mut Errors, object: &At) {
+    core::event(e, object, "regarding");
+}
+
+fn new_event_update(e: &mut Errors, new: &At, old: &Value) {
+    core::event_update(e, new, old, "regarding");
+}
+
+fn limit_range_update(e: &mut Errors, new: &At, _old: &Value) {
+    core::limit_range(e, new);
+}
+
+/// Kinds that are not here have the rules of metadata alone.
+const KINDS: &[Rules] = &[
+    kind("", "ConfigMap", core::config_map, core::config_map_update),
+    kind("", "Endpoints", network::endpoints, network::endpoints_update),
+    kind("", "Event", core_event, core_event_update),
+    kind("", "LimitRange", core::limit_range, limit_range_update),
+    kind("", "Namespace", core::namespace, meta::meta_update)
+        .with(&[("status", core::namespace_status), ("finalize", core::namespace_finalize)]),
+    kind("", "Node", core::node, core::node_update).with(&[("status", core::node_update)]),
+    kind("", "PersistentVolume", storage::volume, storage::volume_update),
+    kind("", "PersistentVolumeClaim", storage::claim, storage::claim_update).with(&[("status", storage::claim_status)]),
+    kind("", "Pod", pod::create, pod::update)
+        .with(&[("status", pod::status), ("ephemeralcontainers", pod::ephemeral_update), ("resize", pod::resize)]),
+    kind("", "PodTemplate", workloads::pod_template, workloads::pod_template_update),
+    kind("", "ReplicationController", workloads::replication_controller, workloads::replication_controller_update)
+        .with(&[("status", replicas_status)]),
+    kind("", "ResourceQuota", core::resource_quota, core::quota_update).with(&[("status", quota_status)]),
+    kind("", "Secret", core::secret, core::secret_update),
+    kind("", "Service", service::create, service::update).with(&[("status", service::status)]),
+    kind("", "ServiceAccount", namespaced, meta::meta_update),
+    kind("admissionregistration.k8s.io", "MutatingAdmissionPolicy", webhooks::policy, webhooks::policy_update),
+    kind("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", webhooks::policy_binding, meta::meta_update),
+    kind("admissionregistration.k8s.io", "MutatingWebhookConfiguration", webhooks::mutating, webhooks::mutating_update),
+    kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicy", webhooks::policy, webhooks::policy_update),
+    kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", webhooks::policy_binding, meta::meta_update),
+    kind("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", webhooks::validating, webhooks::configuration_update),
+    kind("apiextensions.k8s.io", "CustomResourceDefinition", definition::definition, definition::definition_update)
+        .with(&[("status", definition::definition_status)]),
+    kind("apiregistration.k8s.io", "APIService", webhooks::api_service, webhooks::api_service_update),
+    kind("apps", "ControllerRevision", workloads::controller_revision, workloads::controller_revision_update),
+    kind("apps", "DaemonSet", workloads::daemon_set, workloads::daemon_set_update).with(&[("status", daemon_status)]),
+    kind("apps", "Deployment", workloads::deployment, workloads::deployment_update).with(&[("status", deployment_status)]),
+    kind("apps", "ReplicaSet", workloads::replica_set, workloads::replica_set_update).with(&[("status", replicas_status)]),
+    kind("apps", "StatefulSet", workloads::stateful_set, workloads::stateful_set_update).with(&[("status", set_status)]),
+    kind("autoscaling", "HorizontalPodAutoscaler", cluster::autoscaler, cluster::autoscaler_update)
+        .with(&[("status", cluster::autoscaler_status)]),
+    kind("autoscaling", "Scale", cluster::scale, meta::meta_update),
+    kind("batch", "CronJob", jobs::cron_job, jobs::cron_job_update),
+    kind("batch", "Job", jobs::job, jobs::job_update).with(&[("status", jobs::job_status)]),
+    kind("certificates.k8s.io", "CertificateSigningRequest", access::signing_request, access::signing_request_update),
+    kind("coordination.k8s.io", "Lease", cluster::lease, cluster::lease_update),
+    kind("discovery.k8s.io", "EndpointSlice", network::slice, network::slice_update),
+    kind("events.k8s.io", "Event", new_event, new_event_update),
+    kind("flowcontrol.apiserver.k8s.io", "FlowSchema", cluster::flow_schema, meta::meta_update),
+    kind("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", cluster::priority_level, meta::meta_update),
+    kind("networking.k8s.io", "Ingress", network::ingress, network::ingress_update),
+    kind("networking.k8s.io", "IngressClass", network::ingress_class, network::ingress_class_update),
+    kind("networking.k8s.io", "IPAddress", network::ip_address, network::ip_address_update),
+    kind("networking.k8s.io", "NetworkPolicy", network::network_policy, network::network_policy_update),
+    kind("networking.k8s.io", "ServiceCIDR", network::service_cidr, network::service_cidr_update),
+    kind("node.k8s.io", "RuntimeClass", cluster::runtime_class, cluster::runtime_class_update),
+    kind("policy", "PodDisruptionBudget", cluster::budget, cluster::budget_update).with(&[("status", cluster::budget_status)]),
+    kind("rbac.authorization.k8s.io", "ClusterRole", access::cluster_role, access::cluster_role_update),
+    kind("rbac.authorization.k8s.io", "ClusterRoleBinding", access::cluster_role_binding, access::cluster_role_binding_update),
+    kind("rbac.authorization.k8s.io", "Role", access::role, access::role_update),
+    kind("rbac.authorization.k8s.io", "RoleBinding", access::role_binding, access::role_binding_update),
+    kind("scheduling.k8s.io", "PriorityClass", cluster::priority_class, cluster::priority_class_update),
+    kind("storage.k8s.io", "CSIDriver", storage::driver, storage::driver_update),
+    kind("storage.k8s.io", "CSINode", storage::csi_node, storage::csi_node_update),
+    kind("storage.k8s.io", "StorageClass", storage::class, storage::class_update),
+    kind("storage.k8s.io", "VolumeAttachment", storage::attachment, storage::attachment_update),
+];
+
+fn rules_of(resource: &Resource) -> Option<&'static Rules> {
+    KINDS.iter().find(|rules| rules.kind == resource.kind && rules.group == resource.group)
+}
+
+/// An autoscaler's rules are written for `v2`, whatever version it is in.
+fn in_rules_version<'a>(resource: &Resource, object: &'a Value) -> std::borrow::Cow<'a, Value> {
+    if resource.kind == "HorizontalPodAutoscaler" && resource.version == "v1" {
+        let mut copy = object.clone();
+        crate::convert::to_version(&mut copy, "autoscaling/v2");
+        return std::borrow::Cow::Owned(copy);
+    }
+    std::borrow::Cow::Borrowed(object)
+}
 
 /// What is wrong with an object that is to be created.
-pub fn validate_create(_resource: &Resource, _object: &Value) -> Vec<field::Error> {
-    Vec::new()
+pub fn validate_create(resource: &Resource, object: &Value) -> Vec<field::Error> {
+    let object = in_rules_version(resource, object);
+    let (at, mut errors) = (At::root(&object), Errors::default());
+    match (&resource.schema, rules_of(resource)) {
+        (ResourceSchema::Custom(schema), _) => custom::create(&mut errors, schema, &at, resource.namespaced),
+        (_, Some(rules)) => (rules.create)(&mut errors, &at),
+        (_, None) if resource.namespaced => namespaced(&mut errors, &at),
+        (_, None) => cluster_wide(&mut errors, &at),
+    }
+    errors.0
 }
 
 /// What is wrong with an object that is to replace another.
-pub fn validate_update(_resource: &Resource, _new: &Value, _old: &Value) -> Vec<field::Error> {
-    Vec::new()
+pub fn validate_update(resource: &Resource, new: &Value, old: &Value) -> Vec<field::Error> {
+    validate_subresource_update(resource, "", new, old)
 }
 
 /// What is wrong with an object whose status is to replace another's.
-pub fn validate_status_update(_resource: &Resource, _new: &Value, _old: &Value) -> Vec<field::Error> {
-    Vec::new()
+pub fn validate_status_update(resource: &Resource, new: &Value, old: &Value) -> Vec<field::Error> {
+    validate_subresource_update(resource, "status", new, old)
+}
+
+/// What is wrong with an object that is to replace another through a subresource (`ephemeralcontainers`); an empty
+/// name is the object itself.
+pub fn validate_subresource_update(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Vec<field::Error> {
+    let (new, old) = (in_rules_version(resource, new), in_rules_version(resource, old));
+    let (at, mut errors) = (At::root(&new), Errors::default());
+    // Upstream's update looks at metadata before, and most kinds look again.
+    meta::meta_update(&mut errors, &at, &old);
+    match (&resource.schema, rules_of(resource)) {
+        (ResourceSchema::Custom(schema), _) => custom::update(&mut errors, schema, &at, &old),
+        (_, Some(rules)) => {
+            let own = rules.below.iter().find(|(name, _)| *name == subresource).map(|(_, update)| *update);
+            let update = own.unwrap_or(if subresource == "status" { meta::meta_update } else { rules.update });
+            update(&mut errors, &at, &old);
+        }
+        (_, None) => meta::meta_update(&mut errors, &at, &old),
+    }
+    errors.0
 }

@@ -147,9 +147,11 @@ fn carry_over(new: &mut Value, old: &Value) {
 impl Strategy for Services {
     fn prepare_create(&self, _call: &Call, object: &mut Value) {
         object["status"] = json!({"loadBalancer": {}});
+        skiff_api::service::normalize_cluster_ips(object, None);
     }
 
     fn prepare_update(&self, _call: &Call, new: &mut Value, old: &Value) {
+        skiff_api::service::normalize_cluster_ips(new, Some(old));
         carry_over(new, old);
     }
 

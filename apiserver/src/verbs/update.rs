@@ -72,7 +72,7 @@ pub(super) async fn finish(
         }
     } else if write.requires_version() {
         let error = skiff_api::field::Error::invalid("metadata.resourceVersion", 0, "must be specified for an update");
-        return Err(Status::invalid(&call.resource.group, &call.resource.kind, name, &[error]));
+        return Err(Status::invalid(call.resource.kind_group(), &call.resource.kind, name, &[error]));
     }
     let strategy = call.server.strategies.of(&call.resource);
     let mut new = view.merge(new, &old);
@@ -85,11 +85,7 @@ pub(super) async fn finish(
     if book {
         write.book(Some(&old), &mut new, &strategy.reset_fields(&call.info.subresource));
     }
-    let errors = if view.is_status() {
-        validation::validate_status_update(&call.resource, &new, &old)
-    } else {
-        validation::validate_update(&call.resource, &new, &old)
-    };
+    let errors = validation::validate_subresource_update(&call.resource, &call.info.subresource, &new, &old);
     write.check(&new, &errors)?;
     admission::validate(write, Some(&new), Some(&old)).await?;
     let claims = strategy.claim(write, &mut new, Some(&old)).await?;

@@ -106,7 +106,7 @@ impl<'a> Write<'a> {
     pub fn check(&self, object: &Value, errors: &[field::Error]) -> Result<(), Status> {
         let name = value::text(object, &["metadata", "name"]);
         let resource = &self.call.resource;
-        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(&resource.group, &resource.kind, name, errors)) }
+        if errors.is_empty() { Ok(()) } else { Err(Status::invalid(resource.kind_group(), &resource.kind, name, errors)) }
     }
 
     /// Keeps a new object (or in a dry run only says what would be kept).

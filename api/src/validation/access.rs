@@ -1,0 +1,163 @@
+//! Roles, their bindings, and signing requests.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
+use super::check::{At, Errors};
+use super::meta;
+use super::workloads::shown;
+use crate::field::Error;
+use crate::names;
+
+const GROUP: &str = "rbac.authorization.k8s.io";
+
+fn rules(e: &mut Errors, role: &At, namespaced: bool) {
+    for rule in role.at("rules").items() {
+        let urls = rule.at("nonResourceURLs");
+        if rule.at("verbs").len() == 0 {
+            e.required(&rule.at("verbs"), "verbs must contain at least one value");
+        }
+        if urls.len() > 0 {
+            if namespaced {
+                e.invalid(&urls, "namespaced rules cannot apply to non-resource URLs");
+            }
+            if ["apiGroups", "resources", "resourceNames"].iter().any(|f| rule.at(f).len() > 0) {
+                e.invalid(&urls, "rules cannot apply to both regular resources and non-resource URLs");
+            }
+            continue;
+        }
+        if rule.at("apiGroups").len() == 0 {
+            e.required(&rule.at("apiGroups"), "resource rules must supply at least one api group");
+        }
+        if rule.at("resources").len() == 0 {
+            e.required(&rule.at("resources"), "resource rules must supply at least one resource");
+        }
+    }
+}
+
+pub(super) fn role(e: &mut Errors, role: &At) {
+    meta::object_meta(e, role, true, meta::path_segment);
+    rules(e, role, true);
+}
+
+pub(super) fn role_update(e: &mut Errors, new: &At, old: &Value) {
+    role(e, new);
+    meta::meta_update(e, new, old);
+}
+
+pub(super) fn cluster_role(e: &mut Errors, role: &At) {
+    meta::object_meta(e, role, false, meta::path_segment);
+    rules(e, role, false);
+    let selectors = role.at("aggregationRule.clusterRoleSelectors");
+    if role.at("aggregationRule").is_set() && selectors.len() == 0 {
+        e.required(&selectors, "at least one clusterRoleSelector required if aggregationRule is non-nil");
+    }
+    selectors.items().for_each(|selector| meta::label_selector(e, &selector));
+}
+
+pub(super) fn cluster_role_update(e: &mut Errors, new: &At, old: &Value) {
+    cluster_role(e, new);
+    meta::meta_update(e, new, old);
+}
+
+pub(super) fn role_binding(e: &mut Errors, object: &At) {
+    binding(e, object, true);
+}
+
+pub(super) fn cluster_role_binding(e: &mut Errors, object: &At) {
+    binding(e, object, false);
+}
+
+fn binding(e: &mut Errors, object: &At, namespaced: bool) {
+    meta::object_meta(e, object, namespaced, meta::path_segment);
+    let role = object.at("roleRef");
+    let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
+    e.maybe_one_of(&role.at("apiGroup"), &[GROUP]);
+    e.maybe_one_of(&role.at("kind"), kinds);
+    e.required_form(&role.at("name"), names::path_segment);
+    for subject in object.at("subjects").items() {
+        let (name, group, kind) = (subject.at("name"), subject.at("apiGroup"), subject.at("kind"));
+        e.filled(&name);
+        match kind.str() {
+            "ServiceAccount" => {
+                e.optional_form(&name, names::dns_subdomain);
+                if !group.is_empty() {
+                    e.unsupported(&group, &[""]);
+                }
+                if !namespaced && subject.at("namespace").is_empty() {
+                    e.required(&subject.at("namespace"), "");
+                }
+            }
+            "User" | "Group" if group.str() != GROUP => e.push(Error::not_supported(&group.path, group.str(), &[GROUP])),
+            "User" | "Group" => {}
+            other => e.push(Error::not_supported(&kind.path, other, &["ServiceAccount", "User", "Group"])),
+        }
+    }
+}
+
+fn binding_update(e: &mut Errors, new: &At, old: &Value, namespaced: bool) {
+    binding(e, new, namespaced);
+    meta::meta_update(e, new, old);
+    if meta::changed(new, old, "roleRef") {
+        let role = new.at("roleRef");
+        e.invalid_shown(&role, shown("io.k8s.api.rbac.v1.RoleRef", role.value), "cannot change roleRef");
+    }
+}
+
+pub(super) fn role_binding_update(e: &mut Errors, new: &At, old: &Value) {
+    binding_update(e, new, old, true);
+}
+
+pub(super) fn cluster_role_binding_update(e: &mut Errors, new: &At, old: &Value) {
+    binding_update(e, new, old, false);
+}
+
+pub(super) fn signing_request(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, false, meta::path_segment);
+    let spec = object.at("spec");
+    let request = spec.at("request");
+    let bytes = STANDARD.decode(request.str()).unwrap_or_default();
+    if !String::from_utf8_lossy(&bytes).contains("-----BEGIN CERTIFICATE REQUEST-----") {
+        e.invalid(&request, "PEM block type must be CERTIFICATE REQUEST");
+    }
+    let usages = spec.at("usages");
+    e.filled(&usages);
+    let known = [
+        "signing", "digital signature", "content commitment", "key encipherment", "key agreement", "data encipherment", "cert sign", "crl sign",
+        "encipher only", "decipher only", "any", "server auth", "client auth", "code signing", "email protection", "s/mime", "ipsec end system",
+        "ipsec tunnel", "ipsec user", "timestamping", "ocsp signing", "microsoft sgc", "netscape sgc",
+    ];
+    let mut sorted = known;
+    sorted.sort_unstable();
+    usages.items().for_each(|usage| e.maybe_one_of(&usage, &sorted));
+    e.unique(usages.items());
+    signer_name(e, &spec.at("signerName"));
+    let seconds = spec.at("expirationSeconds");
+    if seconds.int().is_some_and(|s| s < 600) {
+        e.invalid(&seconds, "may not specify a duration less than 600 seconds (10 minutes)");
+    }
+}
+
+fn signer_name(e: &mut Errors, at: &At) {
+    if at.is_empty() {
+        return e.required(at, "");
+    }
+    let Some((domain, path)) = at.str().split_once('/').filter(|(_, path)| !path.contains('/')) else {
+        return e.invalid(at, "must be a fully qualified domain and path of the form 'example.com/signer-name'");
+    };
+    for label in domain.split('.').flat_map(names::dns_label) {
+        e.invalid_value(at, domain, format!("validating label {domain:?}: {label}"));
+    }
+    if !domain.contains('.') {
+        e.invalid_value(at, domain, "should be a domain with at least two segments separated by dots");
+    }
+    for fault in path.split('.').flat_map(names::dns_label) {
+        e.invalid_value(at, path, format!("validating label {path:?}: {fault}"));
+    }
+}
+
+pub(super) fn signing_request_update(e: &mut Errors, new: &At, old: &Value) {
+    signing_request(e, new);
+    meta::meta_update(e, new, old);
+}

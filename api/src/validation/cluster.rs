@@ -1,0 +1,372 @@
+//! Autoscalers, budgets, priorities, runtime classes, leases, flow control.
+
+use serde_json::Value;
+
+use super::check::{At, Errors};
+use super::workloads::shown;
+use super::{meta, pod, resources, scheduling};
+use crate::field::Error;
+use crate::names;
+
+pub(super) fn autoscaler(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, true, meta::subdomain);
+    autoscaler_spec(e, object);
+}
+
+pub(super) fn autoscaler_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    autoscaler_spec(e, new);
+}
+
+pub(super) fn autoscaler_status(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    for field in ["currentReplicas", "desiredReplicas"] {
+        e.non_negative(&new.at("status").at(field));
+    }
+}
+
+fn autoscaler_spec(e: &mut Errors, object: &At) {
+    let spec = object.at("spec");
+    let (min, max) = (spec.at("minReplicas"), spec.at("maxReplicas"));
+    if min.int().is_some_and(|n| n < 1) {
+        e.invalid(&min, "must be greater than or equal to 1");
+    }
+    if max.number() < 1 {
+        e.required(&max, "must be set and greater than 0");
+    }
+    if min.int().is_some_and(|n| max.number() < n) {
+        e.invalid_value(&max, max.number(), "must be greater than or equal to `minReplicas`");
+    }
+    scale_target(e, &spec.at("scaleTargetRef"), true);
+    let metrics = spec.at("metrics");
+    metrics.items().for_each(|metric| metric_spec(e, &metric));
+    if min.int() == Some(0) && !metrics.items().any(|m| matches!(m.at("type").str(), "Object" | "External")) {
+        e.forbidden(&metrics, "must specify at least one Object or External metric to support scaling to zero replicas");
+    }
+    for direction in ["scaleUp", "scaleDown"] {
+        let rules = spec.at("behavior").at(direction);
+        if rules.is_set() {
+            scaling_rules(e, &rules);
+        }
+    }
+}
+
+fn scale_target(e: &mut Errors, at: &At, needs_group: bool) {
+    for field in ["kind", "name"].map(|f| at.at(f)) {
+        e.required_form(&field, names::path_segment);
+    }
+    let version = at.at("apiVersion");
+    if version.str().matches('/').count() > 1 {
+        e.invalid(&version, format!("unexpected GroupVersion string: {}", version.str()));
+    } else if needs_group && !version.str().contains('/') {
+        e.invalid_value(&version, version.str(), "apiVersion must specify API group");
+    }
+}
+
+const SOURCES: [(&str, &str); 5] = [
+    ("Object", "object"),
+    ("External", "external"),
+    ("Pods", "pods"),
+    ("Resource", "resource"),
+    ("ContainerResource", "containerResource"),
+];
+
+fn metric_spec(e: &mut Errors, metric: &At) {
+    let kind = metric.at("type");
+    let kinds = ["ContainerResource", "External", "Object", "Pods", "Resource"];
+    let known = kinds.contains(&kind.str());
+    if kind.is_empty() {
+        e.required(&kind, "must specify a metric source type");
+    }
+    // Upstream looks twice.
+    for _ in 0..if known { 0 } else { 2 } {
+        e.push(Error::not_supported(&kind.path, kind.str(), &kinds));
+    }
+    let given: Vec<&str> = SOURCES.iter().map(|(_, field)| *field).filter(|field| metric.at(field).is_set()).collect();
+    if let Some(field) = given.first() {
+        metric_source(e, field, &metric.at(field));
+    }
+    let expected = SOURCES.iter().find(|(k, _)| *k == kind.str()).map_or("", |(_, field)| field);
+    if known && !metric.at(expected).is_set() {
+        e.required(&metric.at(expected), "must populate information for the given metric source");
+    }
+    if given.len() > 1 {
+        for field in given.iter().filter(|f| **f != expected) {
+            e.forbidden(&metric.at(field), "must populate the given metric source only");
+        }
+    }
+}
+
+fn metric_source(e: &mut Errors, kind: &str, source: &At) {
+    let target = source.at("target");
+    match kind {
+        "resource" | "containerResource" => {
+            let (name, container) = (source.at("name"), source.at("container"));
+            if name.is_empty() {
+                e.required(&name, "must specify a resource name");
+            } else if kind == "containerResource" {
+                resources::container_name(e, &name, name.str());
+            }
+            if kind == "containerResource" {
+                if container.is_empty() {
+                    e.required(&container, "must specify a container");
+                }
+                e.optional_form(&container, names::dns_label);
+            }
+        }
+        _ => {
+            if kind == "object" {
+                scale_target(e, &source.at("describedObject"), false);
+            }
+            let name = source.at("metric.name");
+            if name.is_empty() {
+                e.required(&name, "must specify a metric name");
+            }
+            e.optional_form(&name, names::path_segment);
+        }
+    }
+    metric_target(e, &target);
+    let (value, average, utilization) = (target.at("value"), target.at("averageValue"), target.at("averageUtilization"));
+    match (kind, value.is_set(), average.is_set(), utilization.is_set()) {
+        ("object", false, false, _) => e.required(&average, "must set either a target value or averageValue"),
+        ("external", false, false, _) => e.required(&average, "must set either a target value for metric or a per-pod target"),
+        ("external", true, true, _) => e.forbidden(&value, "may not set both a target value for metric and a per-pod target"),
+        ("pods", _, false, _) => e.required(&average, "must specify a positive target averageValue"),
+        ("resource" | "containerResource", _, false, false) => {
+            e.required(&utilization, "must set either a target raw value or a target utilization");
+        }
+        ("resource" | "containerResource", _, true, true) => {
+            e.forbidden(&average, "may not set both a target raw value and a target utilization");
+        }
+        _ => {}
+    }
+}
+
+fn metric_target(e: &mut Errors, target: &At) {
+    let kind = target.at("type");
+    if kind.is_empty() {
+        e.required(&kind, "must specify a metric target type");
+    }
+    if !matches!(kind.str(), "Utilization" | "Value" | "AverageValue") {
+        e.invalid_value(&kind, kind.str(), "must be either Utilization, Value, or AverageValue");
+    }
+    for amount in ["value", "averageValue"].map(|f| target.at(f)) {
+        if amount.quantity().is_some_and(|q| q.signum() <= 0) {
+            e.invalid(&amount, "must be positive");
+        }
+    }
+    if target.at("averageUtilization").int().is_some_and(|n| n < 1) {
+        e.invalid(&target.at("averageUtilization"), "must be greater than 0");
+    }
+}
+
+fn scaling_rules(e: &mut Errors, rules: &At) {
+    let window = rules.at("stabilizationWindowSeconds");
+    if window.int().is_some_and(|n| n < 0) {
+        e.invalid(&window, "must be greater than or equal to zero");
+    }
+    if window.int().is_some_and(|n| n > 3600) {
+        e.invalid(&window, "must be less than or equal to 3600");
+    }
+    e.maybe_one_of(&rules.at("selectPolicy"), &["Disabled", "Max", "Min"]);
+    let policies = rules.at("policies");
+    if policies.len() == 0 {
+        e.required(&policies, "must specify at least one Policy");
+    }
+    for policy in policies.items() {
+        e.maybe_one_of(&policy.at("type"), &["Percent", "Pods"]);
+        for field in ["value", "periodSeconds"].map(|f| policy.at(f)) {
+            if field.number() <= 0 {
+                e.invalid_value(&field, field.number(), "must be greater than zero");
+            }
+        }
+        if policy.at("periodSeconds").number() > 1800 {
+            e.invalid(&policy.at("periodSeconds"), "must be less than or equal to 1800");
+        }
+    }
+    e.non_negative_quantity(&rules.at("tolerance"));
+}
+
+pub(super) fn scale(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, true, meta::subdomain);
+    e.non_negative(&object.at("spec.replicas"));
+}
+
+pub(super) fn budget(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, true, meta::subdomain);
+    budget_spec(e, &object.at("spec"));
+}
+
+pub(super) fn budget_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    budget_spec(e, &new.at("spec"));
+}
+
+fn budget_spec(e: &mut Errors, spec: &At) {
+    let counts = ["minAvailable", "maxUnavailable"].map(|f| spec.at(f));
+    if counts.iter().all(At::is_set) {
+        let value = shown("io.k8s.api.policy.v1.PodDisruptionBudgetSpec", spec.value);
+        e.invalid_shown(spec, value, "minAvailable and maxUnavailable cannot be both set");
+    }
+    for count in &counts {
+        e.int_or_percent(count);
+        e.at_most_all(count);
+    }
+    meta::label_selector(e, &spec.at("selector"));
+    e.maybe_one_of(&spec.at("unhealthyPodEvictionPolicy"), &["AlwaysAllow", "IfHealthyBudget"]);
+}
+
+pub(super) fn budget_status(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
+        e.non_negative(&new.at("status").at(field));
+    }
+}
+
+/// The priorities that come with every cluster.
+const SYSTEM_PRIORITIES: [(&str, i64); 2] = [("system-cluster-critical", 2_000_000_000), ("system-node-critical", 2_000_001_000)];
+const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
+
+pub(super) fn priority_class(e: &mut Errors, class: &At) {
+    meta::object_meta(e, class, false, meta::subdomain);
+    let (name, value) = (class.at("metadata.name"), class.at("value"));
+    if name.str().starts_with("system-") {
+        let known = SYSTEM_PRIORITIES.iter().find(|(known, _)| *known == name.str());
+        let fault = match known {
+            None => Some(format!("{} is not a known system priority class", name.str())),
+            Some((_, priority)) if *priority != value.number() => Some(format!("value of {} PriorityClass must be {priority}", name.str())),
+            Some(_) if class.at("globalDefault").flag() => Some(format!("globalDefault of {} PriorityClass must be false", name.str())),
+            Some(_) => None,
+        };
+        if let Some(fault) = fault {
+            let words = "priority class names with 'system-' prefix are reserved for system use only. error:";
+            e.forbidden(&name, format!("{words} {fault}"));
+        }
+    } else if value.number() > HIGHEST_USER_PRIORITY {
+        e.forbidden(&value, format!("maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"));
+    }
+    if class.at("preemptionPolicy").is_set() {
+        e.one_of(&class.at("preemptionPolicy"), &["PreemptLowerPriority", "Never"]);
+    }
+}
+
+pub(super) fn priority_class_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    if meta::changed(new, old, "value") {
+        e.forbidden(&new.at("value"), "may not be changed in an update.");
+    }
+    e.unchanged(new, old, &["preemptionPolicy"]);
+}
+
+pub(super) fn runtime_class(e: &mut Errors, class: &At) {
+    meta::object_meta(e, class, false, meta::subdomain);
+    e.required_form(&class.at("handler"), names::dns_label);
+    pod::overhead(e, &class.at("overhead.podFixed").called("overhead"));
+    meta::labels(e, &class.at("scheduling.nodeSelector"));
+    scheduling::tolerations(e, &class.at("scheduling.tolerations"));
+}
+
+pub(super) fn runtime_class_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    e.unchanged(new, old, &["handler"]);
+}
+
+pub(super) fn lease(e: &mut Errors, lease: &At) {
+    meta::object_meta(e, lease, true, meta::subdomain);
+    lease_spec(e, &lease.at("spec"));
+}
+
+pub(super) fn lease_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    lease_spec(e, &new.at("spec"));
+}
+
+fn lease_spec(e: &mut Errors, spec: &At) {
+    let duration = spec.at("leaseDurationSeconds");
+    if duration.int().is_some_and(|n| n <= 0) {
+        e.invalid(&duration, "must be greater than 0");
+    }
+    e.non_negative(&spec.at("leaseTransitions"));
+}
+
+pub(super) fn flow_schema(e: &mut Errors, schema: &At) {
+    meta::object_meta(e, schema, false, meta::subdomain);
+    let spec = schema.at("spec");
+    let (level, precedence, method) = (spec.at("priorityLevelConfiguration.name"), spec.at("matchingPrecedence"), spec.at("distinguisherMethod"));
+    if precedence.number() <= 0 {
+        e.invalid_value(&precedence, precedence.number(), "must be a positive value");
+    }
+    if precedence.number() > 10_000 {
+        e.invalid(&precedence, "must not be greater than 10000");
+    }
+    if precedence.number() == 1 && schema.at("metadata.name").str() != "exempt" {
+        e.invalid(&precedence, "only the schema named 'exempt' may have matchingPrecedence 1");
+    }
+    if method.is_set() && !matches!(method.at("type").str(), "ByNamespace" | "ByUser") {
+        let value = Some(shown("io.k8s.api.flowcontrol.v1.FlowDistinguisherMethod", method.value));
+        e.push(Error { value, ..Error::not_supported(method.below("type"), "", &["ByNamespace", "ByUser"]) });
+    }
+    if level.is_empty() {
+        e.required(&level, "must reference a priority level");
+    }
+    e.optional_form(&level, names::dns_subdomain);
+    for rule in spec.at("rules").items() {
+        if rule.at("subjects").len() == 0 {
+            e.required(&rule.at("subjects"), "subjects must contain at least one value");
+        }
+        if rule.at("resourceRules").len() + rule.at("nonResourceRules").len() == 0 {
+            e.required(&rule, "at least one of resourceRules and nonResourceRules has to be non-empty");
+        }
+    }
+}
+
+pub(super) fn priority_level(e: &mut Errors, level: &At) {
+    meta::object_meta(e, level, false, meta::subdomain);
+    let spec = level.at("spec");
+    let (limited, exempt) = (spec.at("limited"), spec.at("exempt"));
+    match spec.at("type").str() {
+        "Exempt" => {
+            if limited.is_set() {
+                e.forbidden(&limited, "must be nil if the type is Exempt");
+            }
+        }
+        "Limited" => {
+            if exempt.is_set() {
+                e.forbidden(&exempt, "must be nil if the type is Limited");
+            }
+            if limited.is_set() { limited_level(e, &limited) } else { e.required(&limited, "must not be empty when type is Limited") }
+        }
+        other => e.push(Error::not_supported(spec.below("type"), other, &["Exempt", "Limited"])),
+    }
+}
+
+fn limited_level(e: &mut Errors, limited: &At) {
+    let shares = limited.at("nominalConcurrencyShares");
+    if shares.int().is_some_and(|n| n < 0) {
+        e.invalid(&shares, "must be a non-negative integer");
+    }
+    let response = limited.at("limitResponse");
+    let queuing = response.at("queuing");
+    match response.at("type").str() {
+        "Reject" if queuing.is_set() => e.forbidden(&queuing, "must be nil if limited.limitResponse.type is not Limited"),
+        "Reject" => {}
+        "Queue" if !queuing.is_set() => e.required(&queuing, "must not be empty if limited.limitResponse.type is Limited"),
+        "Queue" => {
+            let (queues, hand, length) = (queuing.at("queues"), queuing.at("handSize"), queuing.at("queueLengthLimit"));
+            if length.number() <= 0 {
+                e.invalid_value(&length, length.number(), "must be positive");
+            }
+            if queues.number() <= 0 {
+                e.invalid_value(&queues, queues.number(), "must be positive");
+            } else if queues.number() > 10_000_000 {
+                e.invalid(&queues, "must not be greater than 10000000");
+            }
+            if hand.number() <= 0 {
+                e.invalid_value(&hand, hand.number(), "must be positive");
+            } else if hand.number() > queues.number() {
+                e.invalid(&hand, format!("should not be greater than queues ({})", queues.number()));
+            }
+        }
+        other => e.push(Error::not_supported(response.below("type"), other, &["Queue", "Reject"])),
+    }
+}

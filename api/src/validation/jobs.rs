@@ -1,0 +1,298 @@
+//! Jobs and CronJobs.
+
+use serde_json::{Value, json};
+
+use super::check::{At, Errors};
+use super::cron;
+use super::workloads::{matching_template, shown};
+use super::{meta, pod};
+use crate::field::Error;
+use crate::labels::Selector;
+use crate::names;
+
+const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
+
+pub(super) fn job(e: &mut Errors, job: &At) {
+    meta::object_meta(e, job, true, meta::subdomain);
+    let spec = job.at("spec");
+    let selector = spec.at("selector");
+    if !spec.at("manualSelector").flag() && selector.is_set() {
+        let generated = json!({"matchLabels": {UID_LABEL: job.at("metadata.uid").value}});
+        if selector.value != &generated {
+            e.invalid(&selector, "`selector` not auto-generated");
+        }
+    }
+    job_with_selector(e, &spec);
+}
+
+fn job_with_selector(e: &mut Errors, spec: &At) {
+    job_spec(e, spec);
+    let selector = spec.at("selector");
+    if selector.is_set() {
+        meta::label_selector(e, &selector);
+    } else {
+        e.required(&selector, "");
+    }
+    if Selector::from_label_selector(selector.value).is_ok_and(|s| !s.is_empty()) {
+        matching_template(e, selector.value, &spec.at("template"));
+    } else if !selector.is_set() {
+        e.invalid(&spec.at("template.metadata.labels"), "`selector` does not match template `labels`");
+    }
+}
+
+/// A job's spec, or that of a template of jobs.
+fn job_spec(e: &mut Errors, spec: &At) {
+    for field in ["parallelism", "completions", "activeDeadlineSeconds", "backoffLimit", "ttlSecondsAfterFinished", "backoffLimitPerIndex"] {
+        e.non_negative(&spec.at(field));
+    }
+    let (per_index, failed, indexed) = (spec.at("backoffLimitPerIndex"), spec.at("maxFailedIndexes"), spec.at("completionMode").str() == "Indexed");
+    e.non_negative(&failed);
+    if failed.is_set() && !per_index.is_set() {
+        e.required(&per_index, "when maxFailedIndexes is specified");
+    }
+    let manager = spec.at("managedBy");
+    if manager.is_set() {
+        domain_path(e, &manager);
+        if manager.str().len() > 63 {
+            e.too_long(&manager, 63);
+        }
+    }
+    e.maybe_one_of(&spec.at("completionMode"), &["NonIndexed", "Indexed"]);
+    if indexed {
+        indexed_job(e, spec);
+    }
+    for field in [&per_index, &failed].into_iter().filter(|f| f.is_set() && !indexed) {
+        e.invalid(field, "requires indexed completion mode");
+    }
+    let policy = spec.at("podFailurePolicy");
+    if policy.is_set() {
+        failure_policy(e, &policy, spec);
+    }
+    let replacement = spec.at("podReplacementPolicy");
+    if policy.is_set() {
+        e.maybe_one_of(&replacement, &["Failed"]);
+    } else {
+        e.maybe_one_of(&replacement, &["Failed", "TerminatingOrFailed"]);
+    }
+    if spec.at("successPolicy").is_set() {
+        success_policy(e, spec);
+    }
+    let template = spec.at("template");
+    pod::template(e, &template);
+    let restart = template.at("spec.restartPolicy");
+    if !matches!(restart.str(), "OnFailure" | "Never") {
+        e.required(&restart, "valid values: \"OnFailure\", \"Never\"");
+    } else if policy.is_set() && restart.str() != "Never" {
+        e.invalid(&restart, "only \"Never\" is supported when podFailurePolicy is specified");
+    }
+}
+
+/// `acme.io/foo`
+pub(super) fn domain_path(e: &mut Errors, at: &At) {
+    if at.is_empty() {
+        return e.required(at, "");
+    }
+    match at.str().split_once('/') {
+        Some((host, path)) if !host.is_empty() && !path.is_empty() => {
+            for fault in names::dns_subdomain(host) {
+                e.invalid_value(at, host, fault);
+            }
+            if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
+                e.invalid_value(at, path, names::regex_error("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]));
+            }
+        }
+        _ => e.invalid(at, "must be a domain-prefixed path (such as \"acme.io/foo\")"),
+    }
+}
+
+/// The most pods at once, and the most indexes, of an indexed job.
+const MAX_INDEXES: i64 = 100_000;
+
+fn indexed_job(e: &mut Errors, spec: &At) {
+    let (completions, parallelism, failed) = (spec.at("completions"), spec.at("parallelism"), spec.at("maxFailedIndexes"));
+    if !completions.is_set() {
+        e.required(&completions, "when completion mode is Indexed");
+    }
+    if parallelism.number() > MAX_INDEXES {
+        e.invalid(&parallelism, format!("must be less than or equal to {MAX_INDEXES} when completion mode is Indexed"));
+    }
+    if completions.is_set() && failed.number() > completions.number() {
+        e.invalid(&failed, "must be less than or equal to completions");
+    }
+}
+
+fn failure_policy(e: &mut Errors, policy: &At, spec: &At) {
+    let rules = policy.at("rules");
+    if rules.len() > 20 {
+        e.push(Error::too_many(&rules.path, rules.len(), 20));
+    }
+    let containers: Vec<&str> =
+        ["containers", "initContainers"].iter().flat_map(|l| spec.at("template.spec").at(l).items()).map(|c| c.at("name").str()).collect();
+    for rule in rules.items() {
+        let action = rule.at("action");
+        e.one_of(&action, &["Count", "FailIndex", "FailJob", "Ignore"]);
+        if action.str() == "FailIndex" && !spec.at("backoffLimitPerIndex").is_set() {
+            e.invalid(&action, "requires the backoffLimitPerIndex to be set");
+        }
+        let (codes, conditions) = (rule.at("onExitCodes"), rule.at("onPodConditions"));
+        let without_value = |words: &str| Error { value: None, ..Error::invalid(&rule.path, "", words) };
+        match (codes.is_set(), conditions.len() > 0) {
+            (true, true) => e.push(without_value("specifying both OnExitCodes and OnPodConditions is not supported")),
+            (false, false) => e.push(without_value("specifying one of OnExitCodes and OnPodConditions is required")),
+            _ => {}
+        }
+        if codes.is_set() {
+            exit_codes(e, &codes, &containers);
+        }
+        for condition in conditions.items() {
+            e.form(&condition.at("type"), names::qualified_name);
+            e.one_of(&condition.at("status"), &["False", "True", "Unknown"]);
+        }
+    }
+}
+
+fn exit_codes(e: &mut Errors, codes: &At, containers: &[&str]) {
+    let (operator, values, name) = (codes.at("operator"), codes.at("values"), codes.at("containerName"));
+    e.one_of(&operator, &["In", "NotIn"]);
+    if name.is_set() && !containers.contains(&name.str()) {
+        e.invalid(&name, "must be one of the container or initContainer names in the pod template");
+    }
+    if values.len() == 0 {
+        e.invalid(&values, "at least one value is required");
+    } else if values.len() > 255 {
+        e.push(Error::too_many(&values.path, values.len(), 255));
+    }
+    let mut last = None;
+    for value in values.items() {
+        if operator.str() == "In" && value.number() == 0 {
+            e.invalid(&value, "must not be 0 for the In operator");
+        }
+        if last.is_some_and(|last| last > value.number()) {
+            e.invalid(&values, "must be ordered");
+        }
+        last = Some(value.number());
+    }
+    e.unique(values.items());
+}
+
+fn success_policy(e: &mut Errors, spec: &At) {
+    let rules = spec.at("successPolicy.rules");
+    if spec.at("completionMode").str() != "Indexed" {
+        e.invalid(&spec.at("successPolicy"), "requires indexed completion mode");
+        return;
+    }
+    if rules.len() == 0 {
+        e.required(&rules, "at least one rules must be specified when the successPolicy is specified");
+    }
+    if rules.len() > 20 {
+        e.push(Error::too_many(&rules.path, rules.len(), 20));
+    }
+    for rule in rules.items() {
+        let (count, indexes) = (rule.at("succeededCount"), rule.at("succeededIndexes"));
+        if !count.is_set() && !indexes.is_set() {
+            e.required(&rule, "at least one of succeededCount or succeededIndexes must be specified");
+        }
+        e.non_negative(&count);
+        if count.number() > spec.at("completions").number() {
+            e.invalid(&count, format!("must be less than or equal to {} (the number of specified completions)", spec.at("completions").number()));
+        }
+    }
+}
+
+pub(super) fn job_update(e: &mut Errors, new: &At, old: &Value) {
+    job(e, new);
+    meta::meta_update(e, new, old);
+    let (spec, was) = (new.at("spec"), At::root(&old["spec"]));
+    job_with_selector(e, &spec);
+    let (completions, indexed) = (spec.at("completions"), spec.at("completionMode").str() == "Indexed");
+    if completions.value != was.at("completions").value && !(indexed && completions.value == spec.at("parallelism").value) {
+        e.immutable(&completions);
+    }
+    e.unchanged(&spec, was.value, &["selector"]);
+    let template = spec.at("template");
+    let mut before = was.at("template").value.clone();
+    if was.at("suspend").flag() && !At::root(old).at("status.startTime").is_set() {
+        // Where the pods of a job that never began are to run may still be said.
+        for path in [&["spec", "nodeSelector"][..], &["spec", "affinity"], &["spec", "tolerations"], &["spec", "schedulingGates"],
+            &["metadata", "labels"], &["metadata", "annotations"]]
+        {
+            crate::value::remove(&mut before, path);
+            let now = crate::value::at(template.value, path);
+            if let ([parent @ .., last], false) = (path, now.is_null()) {
+                crate::value::object_mut(&mut before, parent).insert((*last).to_owned(), now.clone());
+            }
+        }
+    }
+    if !super::check::same(template.value, &before) {
+        e.invalid_shown(&template, shown("io.k8s.api.core.v1.PodTemplateSpec", template.value), "field is immutable");
+    }
+    e.unchanged(&spec, was.value, &["completionMode"]);
+    for (field, definition) in [("podFailurePolicy", "PodFailurePolicy"), ("backoffLimitPerIndex", ""), ("managedBy", ""), ("successPolicy", "SuccessPolicy")] {
+        if meta::changed(&spec, was.value, field) {
+            let value = shown(&format!("io.k8s.api.batch.v1.{definition}"), spec.at(field).value);
+            e.invalid_shown(&spec.at(field), value, "field is immutable");
+        }
+    }
+}
+
+pub(super) fn job_status(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    for field in ["active", "succeeded", "failed", "ready", "terminating"] {
+        e.non_negative(&new.at("status").at(field));
+    }
+}
+
+pub(super) fn cron_job(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, true, meta::subdomain);
+    // Eleven characters are put after the name for each job.
+    let name = object.at("metadata.name");
+    if name.str().len() > 52 {
+        e.invalid(&name, "must be no more than 52 characters");
+    }
+    cron_job_spec(e, &object.at("spec"));
+}
+
+fn cron_job_spec(e: &mut Errors, spec: &At) {
+    let schedule = spec.at("schedule");
+    if schedule.is_empty() {
+        e.required(&schedule, "");
+    } else {
+        if let Err(fault) = cron::check(schedule.str()) {
+            e.invalid(&schedule, fault);
+        }
+        if schedule.str().contains("TZ") {
+            e.invalid(&schedule, "cannot use TZ or CRON_TZ in schedule, use timeZone field instead");
+        }
+    }
+    e.non_negative(&spec.at("startingDeadlineSeconds"));
+    let zone = spec.at("timeZone");
+    match zone.value.as_str() {
+        None => {}
+        Some("") => e.invalid(&zone, "timeZone must be nil or non-empty string"),
+        Some(name) if name.eq_ignore_ascii_case("local") => {
+            e.invalid(&zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+        }
+        Some(name) => {
+            if !jiff::tz::db().is_definitively_empty() && jiff::tz::db().get(name).is_err() {
+                e.invalid(&zone, format!("unknown time zone {name}"));
+            }
+        }
+    }
+    e.one_of(&spec.at("concurrencyPolicy"), &["Allow", "Forbid", "Replace"]);
+    let template = spec.at("jobTemplate.spec");
+    job_spec(e, &template);
+    if template.at("manualSelector").flag() {
+        e.push(Error::not_supported(template.below("manualSelector"), true, &["nil", "false"]));
+    }
+    if template.at("selector").is_set() {
+        e.invalid(&template.at("selector"), "`selector` will be auto-generated");
+    }
+    for field in ["successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
+        e.non_negative(&spec.at(field));
+    }
+}
+
+pub(super) fn cron_job_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    cron_job_spec(e, &new.at("spec"));
+}

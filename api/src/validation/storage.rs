@@ -1,0 +1,346 @@
+//! Storage: volumes and claims, classes, drivers and attachments.
+
+use serde_json::Value;
+
+use super::check::{At, Errors, same};
+use super::volume::{csi_driver_name, one_source, shared_rules};
+use super::{diff, meta, resources, scheduling};
+use crate::names;
+use crate::schema::Schema;
+
+const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
+
+/// The sources of a persistent volume, in Go's order.
+const SOURCES: [&str; 22] = [
+    "gcePersistentDisk", "awsElasticBlockStore", "hostPath", "glusterfs", "nfs", "rbd", "iscsi", "flexVolume", "cinder", "cephfs", "fc",
+    "flocker", "azureFile", "vsphereVolume", "quobyte", "azureDisk", "photonPersistentDisk", "portworxVolume", "scaleIO", "local",
+    "storageos", "csi",
+];
+
+fn access_modes(e: &mut Errors, at: &At) {
+    for mode in at.items().filter(|m| !ACCESS_MODES.contains(&m.str())) {
+        e.unsupported(&mode.called(&at.path), &ACCESS_MODES);
+    }
+    let modes = at.texts();
+    if modes.contains(&"ReadWriteOncePod") && modes.iter().any(|m| *m != "ReadWriteOncePod" && ACCESS_MODES.contains(m)) {
+        e.forbidden(at, "may not use ReadWriteOncePod with other access modes");
+    }
+}
+
+pub(super) fn volume(e: &mut Errors, volume: &At) {
+    meta::object_meta(e, volume, false, meta::subdomain);
+    volume_spec(e, &volume.at("spec"));
+}
+
+fn volume_spec(e: &mut Errors, spec: &At) {
+    e.filled(&spec.at("accessModes"));
+    access_modes(e, &spec.at("accessModes"));
+    let capacity = spec.at("capacity");
+    e.filled(&capacity);
+    if !capacity.key("storage").is_set() || capacity.len() > 1 {
+        e.unsupported(&capacity, &["storage"]);
+    }
+    for (_, amount) in capacity.entries() {
+        if amount.quantity().is_some_and(|q| q.value() < 0) {
+            e.invalid_value(&amount, amount.quantity().map_or(0, |q| q.value()), "must be a valid resource quantity");
+        }
+        positive(e, &amount);
+    }
+    let policy = spec.at("persistentVolumeReclaimPolicy");
+    if !policy.is_empty() {
+        e.maybe_one_of(&policy, &["Delete", "Recycle", "Retain"]);
+    }
+    let affinity = spec.at("nodeAffinity");
+    if affinity.is_set() {
+        if affinity.at("required").is_set() {
+            scheduling::node_selector(e, &affinity.at("required"));
+        } else {
+            e.required(&affinity.at("required"), "must specify required node constraints");
+        }
+    }
+    let found = one_source(e, spec, &SOURCES, |e, kind, source| match kind {
+        "csi" => {
+            csi_driver_name(e, &source.at("driver"));
+            e.filled(&source.at("volumeHandle"));
+        }
+        "local" => {
+            e.filled(&source.at("path"));
+            e.no_backsteps(&source.at("path"));
+            if !affinity.is_set() {
+                e.required(&spec.at("nodeAffinity"), "Local volume requires node affinity");
+            }
+        }
+        _ => shared_rules(e, kind, source),
+    });
+    if found == 0 {
+        e.required(spec, "must specify a volume type");
+    }
+    let path = spec.at("hostPath.path");
+    if policy.str() == "Recycle" && path.is_set() && path.str().split('/').all(|part| matches!(part, "" | ".")) {
+        e.forbidden(&policy, "may not be 'recycle' for a hostPath mount of '/'");
+    }
+    e.optional_form(&spec.at("storageClassName"), names::dns_subdomain);
+    e.maybe_one_of(&spec.at("volumeMode"), &VOLUME_MODES);
+    let class = spec.at("volumeAttributesClassName");
+    if class.is_set() {
+        if class.is_empty() {
+            e.required(&class, "an empty string is disallowed");
+        }
+        e.optional_form(&class, names::dns_subdomain);
+        if !spec.at("csi").is_set() {
+            e.required(&spec.at("csi"), "has to be specified when using volumeAttributesClassName");
+        }
+    }
+}
+
+fn positive(e: &mut Errors, amount: &At) {
+    if amount.quantity().is_some_and(|q| q.signum() <= 0) {
+        e.invalid(amount, "must be greater than zero");
+    }
+}
+
+pub(super) fn volume_update(e: &mut Errors, new: &At, old: &Value) {
+    volume(e, new);
+    let (spec, was) = (new.at("spec"), At::root(&old["spec"]));
+    let differs = |source: &&&str| !same(spec.at(source).value, was.at(source).value);
+    let secret_alone = |now: &At, was: &At| {
+        let without = |at: &At| {
+            let mut copy = at.value.clone();
+            crate::value::remove(&mut copy, &["controllerExpandSecretRef"]);
+            copy
+        };
+        !was.at("controllerExpandSecretRef").is_set() && without(now) == without(was)
+    };
+    let changed = SOURCES.iter().find(differs).is_some() && !(spec.at("csi").is_set() && secret_alone(&spec.at("csi"), &was.at("csi")));
+    if changed {
+        let schema = Schema::builtin("io.k8s.api.core.v1.PersistentVolumeSpec").unwrap_or(Schema::any());
+        let shown = |v: &Value| schema.shown_go_fields(v, &SOURCES, true);
+        let difference = diff::unified(&shown(was.value), &shown(spec.value));
+        let at = spec.at("persistentvolumesource");
+        e.forbidden(&at, format!("spec.persistentvolumesource is immutable after creation\n{difference}"));
+    }
+    let mode = spec.at("volumeMode").called("volumeMode");
+    if !same(mode.value, was.at("volumeMode").value) {
+        e.immutable(&mode);
+    }
+    let class = spec.at("volumeAttributesClassName");
+    if was.at("volumeAttributesClassName").is_set() && !class.is_set() {
+        e.forbidden(&class, "update from non-nil value to nil is forbidden");
+    }
+}
+
+pub(super) fn claim(e: &mut Errors, claim: &At) {
+    meta::object_meta(e, claim, true, meta::subdomain);
+    claim_spec(e, &claim.at("spec"));
+}
+
+/// The spec of a claim, or of a template of claims.
+pub(super) fn claim_spec(e: &mut Errors, spec: &At) {
+    if spec.at("accessModes").len() == 0 {
+        e.required(&spec.at("accessModes"), "at least 1 access mode is required");
+    }
+    meta::label_selector(e, &spec.at("selector"));
+    access_modes(e, &spec.at("accessModes"));
+    let storage = spec.at("resources.requests").key("storage").called(format!("{}[storage]", spec.below("resources")));
+    if storage.is_set() {
+        positive(e, &storage);
+    } else {
+        e.required(&storage, "");
+    }
+    e.optional_form(&spec.at("storageClassName"), names::dns_subdomain);
+    e.maybe_one_of(&spec.at("volumeMode"), &VOLUME_MODES);
+    for field in ["dataSource", "dataSourceRef"] {
+        let source = spec.at(field);
+        if !source.is_set() || source.at("name").is_empty() && source.at("kind").is_empty() && source.at("apiGroup").is_empty() {
+            // A source that says nothing is dropped when the claim is prepared.
+            continue;
+        }
+        e.filled(&source.at("name"));
+        e.filled(&source.at("kind"));
+        if source.at("apiGroup").is_empty() && source.at("kind").str() != "PersistentVolumeClaim" {
+            e.invalid_value(&source, source.at("kind").str(), "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
+        }
+        e.optional_form(&source.at("apiGroup"), names::dns_subdomain);
+        e.optional_form(&source.at("namespace"), names::dns_label);
+    }
+    e.optional_form(&spec.at("volumeAttributesClassName"), names::dns_subdomain);
+}
+
+pub(super) fn claim_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    claim(e, new);
+    let (mut now, mut was) = (new.at("spec").value.clone(), old["spec"].clone());
+    let put = |spec: &mut Value, path: &[&str], value: &Value| {
+        crate::value::remove(spec, path);
+        if let ([parents @ .., last], false) = (path, value.is_null()) {
+            crate::value::object_mut(spec, parents).insert((*last).to_owned(), value.clone());
+        }
+    };
+    if At::root(&was).at("volumeName").is_empty() {
+        put(&mut was, &["volumeName"], &now["volumeName"]);
+    }
+    if was["storageClassName"].is_null() && !now["storageClassName"].is_null() {
+        put(&mut now, &["storageClassName"], &Value::Null);
+    }
+    let bound = new.at("status.phase").str() == "Bound";
+    let size = |spec: &Value| At::root(spec).at("resources.requests").key("storage").quantity();
+    let (old_size, new_size) = (size(&was), size(&now));
+    if bound {
+        put(&mut now, &["resources", "requests", "storage"], &was["resources"]["requests"]["storage"]);
+        put(&mut now, &["volumeAttributesClassName"], &was["volumeAttributesClassName"]);
+    }
+    let spec = new.at("spec");
+    if !same(&now, &was) {
+        let schema = Schema::builtin("io.k8s.api.core.v1.PersistentVolumeClaimSpec").unwrap_or(Schema::any());
+        let difference = diff::unified(&schema.shown_go_lines(&was), &schema.shown_go_lines(&now));
+        let words = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
+        e.forbidden(&spec, format!("{words}\n{difference}"));
+    }
+    let given = At::root(old).at("status.capacity").key("storage").quantity().unwrap_or_default();
+    if new_size < old_size && new_size.is_some_and(|size| size <= given) {
+        e.forbidden(&spec.at("resources.requests.storage"), "field can not be less than status.capacity");
+    }
+    let mode = spec.at("volumeMode").called("volumeMode");
+    if !same(mode.value, &old["spec"]["volumeMode"]) {
+        e.immutable(&mode);
+    }
+}
+
+pub(super) fn claim_status(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    for (_, amount) in new.at("status.capacity").entries() {
+        if let Some(value) = amount.quantity().map(|q| q.value()).filter(|v| *v < 0) {
+            e.invalid_value(&amount, value, "must be a valid resource quantity");
+        }
+    }
+    for (name, amount) in new.at("status.allocatedResources").entries() {
+        resources::amount(e, &amount, name);
+    }
+}
+
+pub(super) fn class(e: &mut Errors, class: &At) {
+    meta::object_meta(e, class, false, meta::subdomain);
+    let provisioner = class.at("provisioner");
+    if provisioner.is_empty() {
+        e.required(&provisioner, "");
+    } else {
+        for fault in names::qualified_name(&provisioner.str().to_lowercase()) {
+            e.invalid_value(&provisioner, provisioner.str().to_lowercase(), fault);
+        }
+    }
+    let parameters = class.at("parameters");
+    if parameters.len() > 512 {
+        e.too_long(&parameters, 512);
+    }
+    for (key, _) in parameters.entries().filter(|(key, _)| key.is_empty()) {
+        e.invalid_value(&parameters, key, "field can not be empty.");
+    }
+    let size: usize = parameters.entries().map(|(key, value)| key.len() + value.str().len()).sum();
+    if size > 256 * 1024 {
+        e.too_long(&parameters, 256 * 1024);
+    }
+    e.maybe_one_of(&class.at("reclaimPolicy"), &["Delete", "Retain"]);
+    let mode = class.at("volumeBindingMode");
+    if mode.is_set() {
+        e.maybe_one_of(&mode, &["Immediate", "WaitForFirstConsumer"]);
+    } else {
+        e.required(&mode, "");
+    }
+}
+
+pub(super) fn class_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    e.unchanged(new, old, &["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"]);
+}
+
+pub(super) fn attachment(e: &mut Errors, attachment: &At) {
+    meta::object_meta(e, attachment, false, meta::subdomain);
+    let spec = attachment.at("spec");
+    csi_driver_name(e, &spec.at("attacher"));
+    let source = spec.at("source");
+    match (source.at("inlineVolumeSpec").is_set(), source.at("persistentVolumeName").is_set()) {
+        (false, false) => e.required(&source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+        (true, true) => e.forbidden(&source, "must specify exactly one of inlineVolumeSpec and persistentVolumeName"),
+        (false, true) => e.form(&source.at("persistentVolumeName"), names::dns_subdomain),
+        (true, false) => {}
+    }
+    e.form(&spec.at("nodeName"), names::dns_subdomain);
+}
+
+pub(super) fn attachment_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    attachment(e, new);
+    if meta::changed(new, old, "spec") {
+        let shown = Schema::builtin("io.k8s.api.storage.v1.VolumeAttachmentSpec").map_or(String::new(), |s| s.shown_go(new.at("spec").value));
+        e.invalid_shown(&new.at("spec"), shown, "field is immutable");
+    }
+}
+
+pub(super) fn driver(e: &mut Errors, driver: &At) {
+    meta::object_meta(e, driver, false, meta::subdomain);
+    let spec = driver.at("spec");
+    for field in ["attachRequired", "podInfoOnMount", "storageCapacity"] {
+        if !spec.at(field).is_set() {
+            e.required(&spec.at(field).called(spec.below(if field == "attachRequired" { "attachedRequired" } else { field })), "");
+        }
+    }
+    e.maybe_one_of(&spec.at("fsGroupPolicy"), &["File", "None", "ReadWriteOnceWithFSType"]);
+    for mode in spec.at("volumeLifecycleModes").items() {
+        e.maybe_one_of(&mode, &["Ephemeral", "Persistent"]);
+    }
+    let mut audiences = Vec::new();
+    for request in spec.at("tokenRequests").items() {
+        let (audience, seconds) = (request.at("audience"), request.at("expirationSeconds"));
+        if audiences.contains(&audience.str()) {
+            e.duplicate(&audience);
+        }
+        audiences.push(audience.str());
+        if seconds.int().is_some_and(|s| s < 600) {
+            e.invalid(&seconds, "may not specify a duration less than 10 minutes");
+        }
+        if seconds.int().is_some_and(|s| s > 1 << 32) {
+            e.invalid(&seconds, "may not specify a duration larger than 2^32 seconds");
+        }
+    }
+}
+
+pub(super) fn driver_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    driver(e, new);
+    let (spec, was) = (new.at("spec"), &old["spec"]);
+    for (field, shown) in [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")] {
+        if meta::changed(&spec, was, field) {
+            e.immutable(&spec.at(field).called(spec.below(shown)));
+        }
+    }
+}
+
+pub(super) fn csi_node(e: &mut Errors, node: &At) {
+    meta::object_meta(e, node, false, meta::subdomain);
+    let drivers = node.at("spec.drivers");
+    for driver in drivers.items() {
+        csi_driver_name(e, &driver.at("name"));
+        let id = driver.at("nodeID");
+        e.filled(&id);
+        if id.str().len() > 256 {
+            e.too_long(&id, 256);
+        }
+        e.non_negative(&driver.at("allocatable.count"));
+        driver.at("topologyKeys").items().for_each(|key| e.form(&key, names::qualified_name));
+    }
+    e.unique(drivers.items().map(|d| d.at("name")));
+}
+
+pub(super) fn csi_node_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    csi_node(e, new);
+    let drivers = new.at("spec.drivers");
+    for was in At::root(old).at("spec.drivers").items() {
+        let now = drivers.items().find(|d| d.at("name").value == was.at("name").value);
+        if let Some(now) = now.filter(|now| !same(now.value, was.value)) {
+            let shown = Schema::builtin("io.k8s.api.storage.v1.CSINodeDriver").map_or(String::new(), |s| s.shown_go(now.value));
+            e.invalid_shown(&drivers, shown, "field is immutable");
+        }
+    }
+}

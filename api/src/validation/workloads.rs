@@ -1,0 +1,328 @@
+//! The workloads of the apps group, and ReplicationControllers.
+
+use serde_json::Value;
+
+use super::check::{At, Errors, int_or_percent_value, same};
+use super::{meta, pod, storage};
+use crate::field::Error;
+use crate::labels::Selector;
+use crate::names;
+use crate::schema::Schema;
+
+const MISMATCH: &str = "`selector` does not match template `labels`";
+
+/// A value as upstream's messages show its internal struct.
+pub(super) fn shown(definition: &str, value: &Value) -> String {
+    Schema::builtin(definition).map_or_else(|| value.to_string(), |schema| schema.shown_go(value))
+}
+
+/// The template's labels must be what the selector (the object form) chooses.
+pub(super) fn matching_template(e: &mut Errors, selector: &Value, template: &At) {
+    let labels = template.at("metadata.labels");
+    if Selector::from_label_selector(selector).is_ok_and(|s| !s.is_empty() && !s.matches(labels.value)) {
+        e.invalid(&labels, MISMATCH);
+    }
+}
+
+/// The template of pods that are to run for ever.
+fn lasting_template(e: &mut Errors, template: &At, kind: &str) {
+    pod::template(e, template);
+    let (policy, deadline) = (template.at("spec.restartPolicy"), template.at("spec.activeDeadlineSeconds"));
+    if policy.str() != "Always" {
+        e.unsupported(&policy, &["Always"]);
+    }
+    if deadline.is_set() {
+        e.forbidden(&deadline, format!("activeDeadlineSeconds in {kind} is not Supported"));
+    }
+}
+
+/// A selector that must be there and choose something.
+fn selector(e: &mut Errors, at: &At, kind: &str) {
+    meta::label_selector(e, at);
+    if at.is_set() && at.at("matchLabels").len() + at.at("matchExpressions").len() == 0 {
+        e.invalid(at, format!("empty selector is invalid for {kind}"));
+    }
+}
+
+/// The selector and the template together, as ReplicaSets and Deployments have them.
+fn selector_and_template(e: &mut Errors, spec: &At) {
+    let at = spec.at("selector");
+    if !at.is_set() {
+        e.required(&at, "");
+    }
+    selector(e, &at, "deployment");
+    match Selector::from_label_selector(at.value) {
+        Err(_) => e.invalid(&at, "invalid label selector"),
+        Ok(_) => {
+            matching_template(e, at.value, &spec.at("template"));
+            lasting_template(e, &spec.at("template"), "ReplicaSet");
+        }
+    }
+}
+
+pub(super) fn deployment(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, true, meta::subdomain);
+    deployment_spec(e, &object.at("spec"));
+}
+
+fn deployment_spec(e: &mut Errors, spec: &At) {
+    e.non_negative(&spec.at("replicas"));
+    selector_and_template(e, spec);
+    let strategy = spec.at("strategy");
+    let rolling = strategy.at("rollingUpdate");
+    match strategy.at("type").str() {
+        "Recreate" if rolling.is_set() => e.forbidden(&rolling, "may not be specified when strategy `type` is 'Recreate'"),
+        "Recreate" => {}
+        "RollingUpdate" if !rolling.is_set() => e.required(&rolling, "this should be defaulted and never be nil"),
+        "RollingUpdate" => {
+            let (unavailable, surge) = (rolling.at("maxUnavailable"), rolling.at("maxSurge"));
+            e.int_or_percent(&unavailable);
+            e.int_or_percent(&surge);
+            if int_or_percent_value(&unavailable) == 0 && int_or_percent_value(&surge) == 0 {
+                e.invalid(&unavailable, "may not be 0 when `maxSurge` is 0");
+            }
+            e.at_most_all(&unavailable);
+        }
+        _ => {
+            let value = Some(shown("io.k8s.api.apps.v1.DeploymentStrategy", strategy.value));
+            e.push(Error { value, ..Error::not_supported(&strategy.path, "", &["Recreate", "RollingUpdate"]) });
+        }
+    }
+    let (ready, deadline) = (spec.at("minReadySeconds"), spec.at("progressDeadlineSeconds"));
+    e.non_negative(&ready);
+    e.non_negative(&spec.at("revisionHistoryLimit"));
+    e.non_negative(&deadline);
+    if deadline.int().is_some_and(|d| d <= ready.number()) {
+        e.invalid(&deadline, "must be greater than minReadySeconds");
+    }
+}
+
+/// An update whose selector stays.
+pub(super) fn deployment_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    deployment_spec(e, &new.at("spec"));
+    e.unchanged(&new.at("spec"), &old["spec"], &["selector"]);
+}
+
+pub(super) fn replica_set(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, true, meta::subdomain);
+    replica_set_spec(e, &object.at("spec"));
+}
+
+fn replica_set_spec(e: &mut Errors, spec: &At) {
+    e.non_negative(&spec.at("replicas"));
+    e.non_negative(&spec.at("minReadySeconds"));
+    selector_and_template(e, spec);
+}
+
+pub(super) fn replica_set_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    replica_set_spec(e, &new.at("spec"));
+    e.unchanged(&new.at("spec"), &old["spec"], &["selector"]);
+}
+
+/// The counts of a status, none of which may exceed what it is a part of.
+pub(super) fn counts_status(e: &mut Errors, new: &At, old: &Value, fields: &[&str]) {
+    meta::meta_update(e, new, old);
+    let status = new.at("status");
+    for field in fields {
+        e.non_negative(&status.at(field));
+    }
+    e.non_negative(&status.at("observedGeneration"));
+    if fields.contains(&"replicas") {
+        let (all, ready) = (status.at("replicas").number(), status.at("readyReplicas"));
+        for part in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"].map(|f| status.at(f)) {
+            if part.number() > all {
+                e.invalid(&part, "cannot be greater than status.replicas");
+            }
+        }
+        if fields.contains(&"readyReplicas") && status.at("availableReplicas").number() > ready.number() {
+            e.invalid(&status.at("availableReplicas"), "cannot be greater than readyReplicas");
+        }
+    }
+    let collisions = status.at("collisionCount");
+    if collisions.int().is_some_and(|c| c < At::root(old).at("status.collisionCount").number()) {
+        e.invalid(&collisions, "cannot be decremented");
+    }
+}
+
+pub(super) fn daemon_set(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, true, meta::subdomain);
+    daemon_set_spec(e, &object.at("spec"));
+}
+
+fn daemon_set_spec(e: &mut Errors, spec: &At) {
+    let at = spec.at("selector");
+    meta::label_selector(e, &at);
+    matching_template(e, at.value, &spec.at("template"));
+    if at.is_set() && at.at("matchLabels").len() + at.at("matchExpressions").len() == 0 {
+        e.invalid(&at, "empty selector is invalid for daemonset");
+    }
+    lasting_template(e, &spec.at("template"), "DaemonSet");
+    let strategy = spec.at("updateStrategy");
+    let rolling = strategy.at("rollingUpdate");
+    match strategy.at("type").str() {
+        "OnDelete" => {}
+        "RollingUpdate" if !rolling.is_set() => e.required(&rolling, ""),
+        "RollingUpdate" => {
+            let (unavailable, surge) = (rolling.at("maxUnavailable"), rolling.at("maxSurge"));
+            match (int_or_percent_value(&unavailable) != 0, int_or_percent_value(&surge) != 0) {
+                (false, false) => e.required(&unavailable, "cannot be 0 when maxSurge is 0"),
+                (true, true) => e.invalid(&surge, "may not be set when maxUnavailable is non-zero"),
+                _ => {}
+            }
+            for field in [unavailable, surge] {
+                e.int_or_percent(&field);
+                e.at_most_all(&field);
+            }
+        }
+        _ => {
+            let value = Some(shown("io.k8s.api.apps.v1.DaemonSetUpdateStrategy", strategy.value));
+            e.push(Error { value, ..Error::not_supported(&strategy.path, "", &["RollingUpdate", "OnDelete"]) });
+        }
+    }
+    e.non_negative(&spec.at("minReadySeconds"));
+    e.non_negative(&spec.at("revisionHistoryLimit"));
+}
+
+pub(super) fn daemon_set_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    daemon_set_spec(e, &new.at("spec"));
+    e.unchanged(&new.at("spec"), &old["spec"], &["selector"]);
+}
+
+pub(super) fn stateful_set(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, true, meta::subdomain);
+    let spec = object.at("spec");
+    let policy = spec.at("podManagementPolicy");
+    match policy.str() {
+        "" => e.required(&policy, ""),
+        "OrderedReady" | "Parallel" => {}
+        _ => e.invalid(&policy, "must be 'OrderedReady' or 'Parallel'"),
+    }
+    set_strategy(e, &spec.at("updateStrategy"));
+    for field in ["whenDeleted", "whenScaled"] {
+        let at = spec.at("persistentVolumeClaimRetentionPolicy").at(field);
+        e.maybe_one_of(&at, &["Retain", "Delete"]);
+    }
+    for field in ["replicas", "minReadySeconds", "ordinals.start", "revisionHistoryLimit"] {
+        e.non_negative(&spec.at(field));
+    }
+    let at = spec.at("selector");
+    if !at.is_set() {
+        e.required(&at, "");
+    }
+    selector(e, &at, "statefulset");
+    matching_template(e, at.value, &spec.at("template"));
+    lasting_template(e, &spec.at("template"), "StatefulSet");
+    e.optional_form(&spec.at("serviceName"), names::dns_label);
+    for claim in spec.at("volumeClaimTemplates").items() {
+        storage::claim_spec(e, &claim.at("spec"));
+    }
+}
+
+fn set_strategy(e: &mut Errors, strategy: &At) {
+    let rolling = strategy.at("rollingUpdate");
+    match strategy.at("type").str() {
+        "" => e.required(strategy, ""),
+        "OnDelete" if rolling.is_set() => {
+            let value = shown("io.k8s.api.apps.v1.RollingUpdateStatefulSetStrategy", rolling.value);
+            e.invalid_shown(&rolling, value, "only allowed for updateStrategy 'RollingUpdate'");
+        }
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            e.non_negative(&rolling.at("partition"));
+            let unavailable = rolling.at("maxUnavailable");
+            e.int_or_percent(&unavailable);
+            if unavailable.is_set() && int_or_percent_value(&unavailable) == 0 {
+                e.invalid(&unavailable, "cannot be 0");
+            }
+            e.at_most_all(&unavailable);
+        }
+        _ => {
+            let value = shown("io.k8s.api.apps.v1.StatefulSetUpdateStrategy", strategy.value);
+            e.invalid_shown(strategy, value, "must be 'RollingUpdate' or 'OnDelete'");
+        }
+    }
+}
+
+/// What may change of a StatefulSet's spec.
+const SET_UPDATABLE: [&str; 7] =
+    ["replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy", "minReadySeconds"];
+
+pub(super) fn stateful_set_update(e: &mut Errors, new: &At, old: &Value) {
+    stateful_set(e, new);
+    meta::meta_update(e, new, old);
+    let rest = |spec: &Value| {
+        let mut copy = spec.clone();
+        for field in SET_UPDATABLE {
+            crate::value::remove(&mut copy, &[field]);
+        }
+        // What the templates of claims say of their status means nothing.
+        for claim in copy["volumeClaimTemplates"].as_array_mut().into_iter().flatten() {
+            crate::value::remove(claim, &["status"]);
+        }
+        copy
+    };
+    let spec = new.at("spec");
+    if !same(&rest(spec.value), &rest(&old["spec"])) {
+        let listed = "'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', \
+            'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds'";
+        e.forbidden(&spec, format!("updates to statefulset spec for fields other than {listed} are forbidden"));
+    }
+}
+
+pub(super) fn controller_revision(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, true, meta::subdomain);
+    if !object.at("data").is_set() {
+        e.required(&object.at("data"), "data is mandatory");
+    }
+    e.non_negative(&object.at("revision"));
+}
+
+pub(super) fn controller_revision_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    controller_revision(e, new);
+    e.unchanged(new, old, &["data"]);
+}
+
+pub(super) fn replication_controller(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, true, meta::subdomain);
+    replication_controller_spec(e, &object.at("spec"));
+}
+
+fn replication_controller_spec(e: &mut Errors, spec: &At) {
+    e.non_negative(&spec.at("minReadySeconds"));
+    let selector = spec.at("selector");
+    e.filled(&selector);
+    if spec.at("replicas").is_set() {
+        e.non_negative(&spec.at("replicas"));
+    } else {
+        e.required(&spec.at("replicas"), "");
+    }
+    let template = spec.at("template");
+    if !template.is_set() {
+        return e.required(&template, "");
+    }
+    let labels = template.at("metadata.labels");
+    let chosen = Selector::from_map(selector.value);
+    if !chosen.is_empty() && !chosen.matches(labels.value) {
+        e.invalid(&labels, MISMATCH);
+    }
+    lasting_template(e, &template, "ReplicationController");
+}
+
+pub(super) fn replication_controller_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    replication_controller_spec(e, &new.at("spec"));
+}
+
+pub(super) fn pod_template(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, true, meta::subdomain);
+    pod::template(e, &object.at("template"));
+}
+
+pub(super) fn pod_template_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    pod::template(e, &new.at("template"));
+}
