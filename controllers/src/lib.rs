@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::{
     ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +22,7 @@ mod controller;
 mod cronjob;
 mod daemonset;
 mod deployment;
+mod disruption;
 mod endpoints;
 mod endpointslice;
 mod error;
@@ -123,6 +125,7 @@ kinds! {
     pods: Pod = |kind: Kind<Pod>| kind.indexed(by_node).stripped(strip_pod);
     replica_sets: ReplicaSet = std::convert::identity;
     replication_controllers: ReplicationController = std::convert::identity;
+    budgets: PodDisruptionBudget = std::convert::identity;
     stateful_sets: StatefulSet = std::convert::identity;
     volume_claims: PersistentVolumeClaim = std::convert::identity;
     daemon_sets: DaemonSet = std::convert::identity;
@@ -191,6 +194,7 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
     tasks.spawn(replicas::run::<ReplicationController>(context.clone()));
     tasks.spawn(deployment::run(context.clone()));
     tasks.spawn(job::run(context.clone()));
+    tasks.spawn(disruption::run(context.clone()));
     tasks.spawn(statefulset::run(context.clone()));
     tasks.spawn(daemonset::run(context.clone()));
     tasks.spawn(cronjob::run(context.clone()));

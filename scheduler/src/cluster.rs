@@ -8,8 +8,11 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
+use skiff_api::labels::Selector;
+
 use crate::pod::{HostPort, Labels, PodFacts};
 use crate::resources::Resources;
+use crate::volumes::Volumes;
 
 /// What the scheduler needs to know of a node.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -118,6 +121,8 @@ pub struct Group {
     pub namespace: String,
     /// Their labels.
     pub labels: Arc<Labels>,
+    /// The uid of who controls them.
+    pub controller: Option<Box<str>>,
     /// Whether they are being deleted: such pods don't count for spreading.
     pub terminating: bool,
 }
@@ -132,8 +137,12 @@ pub struct Groups {
 
 impl Groups {
     fn enter(&mut self, pod: &mut PodFacts) -> usize {
-        let group =
-            Group { namespace: pod.namespace.clone(), labels: pod.labels.clone(), terminating: pod.terminating };
+        let group = Group {
+            namespace: pod.namespace.clone(),
+            labels: pod.labels.clone(),
+            controller: pod.controller.as_ref().map(|c| c.uid.as_str().into()),
+            terminating: pod.terminating,
+        };
         let id = match self.ids.get(&group) {
             Some(&id) => id,
             None => {
@@ -193,6 +202,10 @@ pub struct Cluster {
     pub groups: Groups,
     /// Labels of the namespaces, for namespace selectors.
     pub namespaces: HashMap<String, Labels>,
+    /// Selectors of the Services, by namespace and name.
+    pub services: HashMap<String, HashMap<String, Selector>>,
+    /// Claims, volumes and storage classes.
+    pub volumes: Volumes,
     /// On how many nodes an image is, by name.
     image_spread: HashMap<String, i64>,
     /// How many placed pods have pod affinity of any sort.
@@ -218,6 +231,12 @@ impl Cluster {
     /// The number of the node of this name, if it is there.
     pub fn find(&self, name: &str) -> Option<usize> {
         self.by_name.get(name).copied().filter(|&id| self.nodes[id].facts.is_some())
+    }
+
+    /// The selectors of the Services that select the pod.
+    pub fn services_of<'a>(&'a self, pod: &'a PodFacts) -> impl Iterator<Item = &'a Selector> {
+        let all = self.services.get(&pod.namespace).into_iter().flat_map(HashMap::values);
+        all.filter(|selector| selector.matches(&*pod.labels))
     }
 
     /// On how many nodes the image is.

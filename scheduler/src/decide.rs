@@ -43,6 +43,9 @@ pub fn begin<'a>(plugins: &'a [Box<dyn Plugin>], pod: &'a PodFacts, cluster: &'a
 /// Whether the node can take the pod, for itself and once the pods nominated to it, that are as important, are there.
 pub fn fits(cycles: &Cycles<'_>, pod: &PodFacts, node: &NodeInfo, nominated: &Nominated) -> Result<(), Reject> {
     let filter = |cycles: &Cycles<'_>, node: &NodeInfo| cycles.iter().try_for_each(|(_, cycle)| cycle.filter(node));
+    if nominated.is_empty() {
+        return filter(cycles, node);
+    }
     let name = node.facts.as_ref().map_or("", |f| f.name.as_str());
     let mut expected = nominated.on(name).filter(|p| p.uid != pod.uid && p.priority >= pod.priority).peekable();
     if expected.peek().is_some() {
@@ -76,7 +79,7 @@ pub fn place(
     start: &mut usize,
 ) -> Result<usize, Failure> {
     let all = cluster.present();
-    let mut failure = Failure { nodes: all.len(), pod: None, rejects: Vec::new(), unseen: Vec::new() };
+    let mut failure = Failure::new(all.len());
     if let Some(id) = cluster.find(&pod.nominated)
         && fits(cycles, pod, cluster.node(id), nominated).is_ok()
     {
@@ -137,6 +140,11 @@ fn best(cycles: &Cycles<'_>, ids: &[usize], cluster: &Cluster) -> usize {
 }
 
 impl Failure {
+    /// A failure about which nothing is known yet but the number of nodes.
+    pub fn new(nodes: usize) -> Self {
+        Self { nodes, pod: None, rejects: Vec::new(), unseen: Vec::new() }
+    }
+
     /// The plugins that refused, for judging which events may help.
     pub fn plugins(&self) -> Vec<&'static str> {
         let mut names: Vec<_> = self.rejects.iter().map(|(_, r)| r.plugin).chain(self.pod.as_ref().map(|r| r.plugin)).collect();
@@ -148,7 +156,7 @@ impl Failure {
 
     /// Upstream's sentence, without what preemption came to.
     pub fn message(&self) -> String {
-        if self.nodes == 0 && self.pod.is_none() {
+        if self.nodes == 0 {
             return "no nodes available to schedule pods".into();
         }
         if let Some(reject) = &self.pod {

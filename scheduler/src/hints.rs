@@ -41,8 +41,8 @@ pub fn helps(happening: &Happening<'_>, pod: &PodFacts, plugin: &str) -> bool {
         ("PodTopologySpread", Happening::NodeGone) => true,
         ("PodTopologySpread", Happening::PodGone(other) | Happening::PodCame(other)) => same_namespace(other),
         ("InterPodAffinity", Happening::PodGone(_) | Happening::PodCame(_) | Happening::Namespace) => true,
-        ("VolumeBinding" | "VolumeZone" | "VolumeRestrictions", Happening::Volume | Happening::Node(None, _)) => true,
-        ("VolumeRestrictions", Happening::PodGone(other)) => same_namespace(other),
+        ("VolumeBinding", Happening::Volume) => true,
+        ("VolumeBinding", Happening::Node(old, new)) => old.is_none_or(|o| o.labels != new.labels),
         _ => false,
     }
 }

@@ -15,9 +15,13 @@ mod hints;
 mod nominated;
 mod plugins;
 mod pod;
+mod preempt;
 mod queue;
 mod resources;
 mod scheduler;
+#[cfg(test)]
+mod tests;
+mod volumes;
 
 /// How the scheduler works.
 #[derive(Clone, Debug)]

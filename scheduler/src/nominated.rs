@@ -38,8 +38,8 @@ impl Nominated {
         self.by_node.get(node).into_iter().flatten()
     }
 
-    /// The node that the pod is nominated to.
-    pub fn of(&self, uid: &str) -> Option<&str> {
-        self.nodes.get(uid).map(String::as_str)
+    /// Whether no pod is nominated to any node.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
     }
 }

@@ -196,7 +196,7 @@ impl PodFacts {
             images: spec
                 .iter()
                 .flat_map(|s| s.init_containers.iter().flatten().chain(&s.containers))
-                .filter_map(|c| c.image.clone())
+                .filter_map(|c| c.image.as_deref().map(with_tag))
                 .collect(),
             claims: claims(pod),
             controller: controller.map(|o| Controller { kind: o.kind.clone(), name: o.name.clone(), uid: o.uid.clone() }),
@@ -286,6 +286,12 @@ fn pod_affinity(affinity: Option<&Affinity>, namespace: &str, labels: &Labels) -
         required(away.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())),
         scored,
     )
+}
+
+/// The image's name with its tag: `latest` where it has none, as nodes list it.
+fn with_tag(image: &str) -> String {
+    let last = image.rsplit('/').next().unwrap_or(image);
+    if last.contains([':', '@']) { image.to_owned() } else { format!("{image}:latest") }
 }
 
 /// The host ports of containers and sidecars.

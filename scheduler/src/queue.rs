@@ -170,11 +170,6 @@ impl Queue {
         }
     }
 
-    /// Whether any pod waits for something to happen.
-    pub fn has_unschedulable(&self) -> bool {
-        self.pods.values().any(|w| matches!(w.state, State::Unschedulable(_)))
-    }
-
     fn activate(&mut self, uid: &str) {
         if let Some(waiting) = self.pods.get_mut(uid) {
             waiting.state = State::Active;
@@ -197,5 +192,65 @@ impl Queue {
             waiting.state = State::Backoff(until);
             self.timers.push(Reverse((until, uid.to_owned())));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(name: &str, priority: i32) -> PodFacts {
+        let value = serde_json::json!({ "metadata": { "name": name, "uid": name }, "spec": { "priority": priority, "containers": [] } });
+        PodFacts::new(&serde_json::from_value(value).expect("a pod"))
+    }
+
+    fn next(queue: &mut Queue) -> Option<String> {
+        queue.pop(Instant::now()).map(|pod| pod.name.clone())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_important_go_first_and_then_who_came_first() {
+        let mut queue = Queue::default();
+        [pod("a", 0), pod("b", 0), pod("c", 9)].into_iter().for_each(|p| queue.set(p));
+        let order: Vec<_> = std::iter::from_fn(|| next(&mut queue)).collect();
+        assert_eq!(order, ["c", "a", "b"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_refused_waits_for_help_and_for_its_turn() {
+        let mut queue = Queue::default();
+        queue.set(pod("a", 0));
+        for wait in [1, 2, 4, 8, 10, 10] {
+            assert_eq!(next(&mut queue).as_deref(), Some("a"));
+            queue.unschedulable("a", vec!["NodeResourcesFit"], Instant::now());
+            queue.happened(|_, plugin| plugin == "NodeAffinity");
+            assert_eq!(queue.next_timer().map(|at| at - Instant::now()), Some(GIVE_UP_WAITING), "nothing helped");
+            queue.happened(|_, plugin| plugin == "NodeResourcesFit");
+            assert_eq!(queue.next_timer().map(|at| at - Instant::now()), Some(Duration::from_secs(wait)));
+            assert_eq!(next(&mut queue), None);
+            tokio::time::advance(Duration::from_secs(wait)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever() {
+        let mut queue = Queue::default();
+        queue.set(pod("a", 0));
+        next(&mut queue);
+        queue.unschedulable("a", vec!["NodeAffinity"], Instant::now());
+        tokio::time::advance(GIVE_UP_WAITING).await;
+        assert_eq!(next(&mut queue).as_deref(), Some("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gates_hold_back() {
+        let mut queue = Queue::default();
+        queue.set(PodFacts { gates: vec!["g".into()], ..pod("a", 0) });
+        assert_eq!(next(&mut queue), None);
+        queue.set(pod("a", 0));
+        assert_eq!(next(&mut queue).as_deref(), Some("a"));
+        queue.remove("a");
+        queue.failed("a");
+        assert_eq!(next(&mut queue), None);
     }
 }

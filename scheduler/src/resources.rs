@@ -81,11 +81,6 @@ impl Resources {
     fn at_least(&mut self, other: &Self) {
         self.join(other, i64::max);
     }
-
-    /// Whether nothing is asked for.
-    pub fn is_zero(&self) -> bool {
-        self.cpu == 0 && self.memory == 0 && self.storage == 0 && self.scalars.values().all(|&amount| amount == 0)
-    }
 }
 
 /// What a pod asks for in all: the larger of what its containers need together and what its init containers need one

@@ -1,12 +1,16 @@
 //! The scheduler's loop: takes in what the watches tell, places one pod after the other, has the placements carried out.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::FutureExt;
-use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
+use k8s_openapi::api::core::v1::{self as core, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::storage::v1::StorageClass;
 use kube::runtime::watcher;
 use kube::{Api, Client};
+use skiff_api::labels::Selector;
+use skiff_api::typed::selector;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -19,7 +23,9 @@ use crate::hints::{Happening, helps};
 use crate::nominated::Nominated;
 use crate::plugins::{self, Plugin};
 use crate::pod::{Labels, PodFacts};
+use crate::preempt::{Budget, Outcome, preempt};
 use crate::queue::Queue;
+use crate::volumes::{ClaimFacts, ClassFacts, VolumeFacts};
 use crate::{Config, Error};
 
 /// How many inputs may wait before the watches do.
@@ -32,6 +38,13 @@ enum Input {
     Pods(Change<PodFacts>),
     Nodes(Change<NodeFacts>),
     Namespaces(Change<(String, Labels)>),
+    Services(Change<Service>),
+    Claims(Change<ClaimFacts>),
+    Volumes(Change<VolumeFacts>),
+    Classes(Change<ClassFacts>),
+    Budgets(Change<Budget>),
+    /// Room for this pod (its uid) could not be made.
+    NoRoom(String),
     /// How the binding of a pod went.
     Bound(Arc<PodFacts>, Result<(), Error>),
 }
@@ -43,6 +56,8 @@ struct Scheduler {
     cluster: Cluster,
     queue: Queue,
     nominated: Nominated,
+    /// By namespace and name.
+    budgets: HashMap<(String, String), Budget>,
     /// Where the next search for nodes begins.
     start: usize,
     /// Which first lists are still missing; before they are there, nothing can be judged.
@@ -60,6 +75,16 @@ pub async fn run(config: Config, client: Client) -> Result<(), Error> {
     feeds.spawn(feed(Api::<Node>::all(client.clone()), all(), |n| Some(NodeFacts::new(n)), Input::Nodes, sender.clone()));
     let namespaces = Api::<Namespace>::all(client.clone());
     feeds.spawn(feed(namespaces, all(), |n| Some(namespace(n)), Input::Namespaces, sender.clone()));
+    let services = Api::<core::Service>::all(client.clone());
+    feeds.spawn(feed(services, all(), |s| Some(service(s)), Input::Services, sender.clone()));
+    let claims = Api::<PersistentVolumeClaim>::all(client.clone());
+    feeds.spawn(feed(claims, all(), |c| Some(ClaimFacts::new(c)), Input::Claims, sender.clone()));
+    let volumes = Api::<PersistentVolume>::all(client.clone());
+    feeds.spawn(feed(volumes, all(), |v| Some(VolumeFacts::new(v)), Input::Volumes, sender.clone()));
+    let classes = Api::<StorageClass>::all(client.clone());
+    feeds.spawn(feed(classes, all(), |c| Some(ClassFacts::new(c)), Input::Classes, sender.clone()));
+    let budgets = Api::<PodDisruptionBudget>::all(client.clone());
+    feeds.spawn(feed(budgets, all(), |b| Some(Budget::new(b)), Input::Budgets, sender.clone()));
 
     let mut scheduler = Scheduler {
         hands: Hands::new(client, &config.name, config.parallel_requests),
@@ -69,7 +94,8 @@ pub async fn run(config: Config, client: Client) -> Result<(), Error> {
         queue: Queue::default(),
         nominated: Nominated::default(),
         start: 0,
-        pending: HashSet::from(["pods", "nodes", "namespaces"]),
+        budgets: HashMap::new(),
+        pending: HashSet::from(["pods", "nodes", "namespaces", "services", "claims", "volumes", "classes", "budgets"]),
         inputs: sender,
     };
     loop {
@@ -94,9 +120,37 @@ pub async fn run(config: Config, client: Client) -> Result<(), Error> {
     }
 }
 
+/// A Service: namespace, name, and which pods it selects.
+type Service = (String, String, Selector);
+
+fn service(service: &core::Service) -> Service {
+    let meta = &service.metadata;
+    let selected = selector::of_map(service.spec.as_ref().and_then(|s| s.selector.as_ref()));
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default(), selected)
+}
+
 fn namespace(namespace: &Namespace) -> (String, Labels) {
     let meta = &namespace.metadata;
     (meta.name.clone().unwrap_or_default(), meta.labels.clone().unwrap_or_default())
+}
+
+/// Takes a change into a map. Whether anything came or changed.
+fn keep<K: std::hash::Hash + Eq, T: PartialEq>(map: &mut HashMap<K, T>, change: Change<T>, key: impl Fn(&T) -> K) -> bool {
+    match change {
+        Change::All(all) => {
+            *map = all.into_iter().map(|item| (key(&item), item)).collect();
+            true
+        }
+        Change::Set(item) => {
+            let changed = map.get(&key(&item)) != Some(&item);
+            map.insert(key(&item), item);
+            changed
+        }
+        Change::Gone(item) => {
+            map.remove(&key(&item));
+            false
+        }
+    }
 }
 
 impl Scheduler {
@@ -136,7 +190,52 @@ impl Scheduler {
             Input::Namespaces(Change::Gone((name, _))) => {
                 self.cluster.namespaces.remove(&name);
             }
+            Input::Services(change) => self.service(change),
+            Input::Claims(change) => {
+                if keep(&mut self.cluster.volumes.claims, change, |c| c.key.clone()) {
+                    self.happened(&Happening::Volume);
+                }
+                self.pending.remove("claims");
+            }
+            Input::Volumes(change) => {
+                if keep(&mut self.cluster.volumes.volumes, change, |v| v.name.clone()) {
+                    self.happened(&Happening::Volume);
+                }
+                self.pending.remove("volumes");
+            }
+            Input::Classes(change) => {
+                if keep(&mut self.cluster.volumes.classes, change, |c| c.name.clone()) {
+                    self.happened(&Happening::Volume);
+                }
+                self.pending.remove("classes");
+            }
+            Input::Budgets(change) => {
+                keep(&mut self.budgets, change, |b| b.key.clone());
+                self.pending.remove("budgets");
+            }
+            Input::NoRoom(uid) => self.queue.failed(&uid),
             Input::Bound(pod, outcome) => self.bound(&pod, outcome),
+        }
+    }
+
+    fn service(&mut self, change: Change<Service>) {
+        let all = &mut self.cluster.services;
+        match change {
+            Change::All(services) => {
+                all.clear();
+                for (namespace, name, selector) in services {
+                    all.entry(namespace).or_default().insert(name, selector);
+                }
+                self.pending.remove("services");
+            }
+            Change::Set((namespace, name, selector)) => {
+                all.entry(namespace).or_default().insert(name, selector);
+            }
+            Change::Gone((namespace, name, _)) => {
+                if let Some(own) = all.get_mut(&namespace) {
+                    own.remove(&name);
+                }
+            }
         }
     }
 
@@ -210,12 +309,19 @@ impl Scheduler {
     }
 
     fn place(&mut self, pod: &Arc<PodFacts>) {
-        let found = match decide::begin(&self.plugins, pod, &self.cluster) {
-            Ok(cycles) => {
-                decide::place(&cycles, pod, &self.cluster, &self.nominated, &self.plugins, &mut self.start)
-            }
+        let (plugins, cluster, nominated) = (&self.plugins, &self.cluster, &self.nominated);
+        let mut room = None;
+        let found = match decide::begin(plugins, pod, cluster) {
+            Ok(cycles) => decide::place(&cycles, pod, cluster, nominated, plugins, &mut self.start).inspect_err(|failure| {
+                if failure.nodes > 0 {
+                    let budgets: Vec<Budget> = self.budgets.values().cloned().collect();
+                    room = Some(preempt(&cycles, pod, cluster, nominated, &budgets, failure));
+                }
+            }),
             Err(reject) => {
-                Err(Failure { nodes: self.cluster.present().len(), pod: Some(reject), rejects: Vec::new(), unseen: Vec::new() })
+                let failure = Failure { pod: Some(reject), ..Failure::new(cluster.present().len()) };
+                room = (failure.nodes > 0).then(|| preempt(&Vec::new(), pod, cluster, nominated, &[], &failure));
+                Err(failure)
             }
         };
         match found {
@@ -225,12 +331,55 @@ impl Scheduler {
                 self.cluster.assume(pod, &facts.name);
                 self.bind(pod.clone(), facts.name.clone());
             }
-            Err(failure) => {
-                let message = failure.message();
-                self.queue.unschedulable(&pod.uid, failure.plugins(), Instant::now());
-                self.refuse(pod.clone(), Waits { reason: "Unschedulable", message }, None);
-            }
+            Err(failure) => self.refused(pod, &failure, room),
         }
+    }
+
+    /// Puts a pod back that fits nowhere, and has room made for it where that is possible.
+    fn refused(&mut self, pod: &Arc<PodFacts>, failure: &Failure, room: Option<Outcome>) {
+        let mut message = failure.message();
+        let nominate = match room {
+            Some(Outcome::Victims(id, victims)) => {
+                let node = self.cluster.node(id).facts.as_ref().map(|f| f.name.clone()).unwrap_or_default();
+                self.make_room(pod, &node, victims);
+                Some(node)
+            }
+            Some(Outcome::Nobody { message: why, keeps_nomination }) => {
+                message = format!("{message} {why}");
+                (!keeps_nomination).then(String::new)
+            }
+            None => Some(String::new()),
+        };
+        if let Some(node) = &nominate {
+            self.nominated.set(pod, node);
+        }
+        self.queue.unschedulable(&pod.uid, failure.plugins(), Instant::now());
+        self.refuse(pod.clone(), Waits { reason: "Unschedulable", message }, nominate);
+    }
+
+    /// Has the victims evicted beside the loop. Pods of lower priority that hoped for the node look elsewhere.
+    fn make_room(&mut self, pod: &Arc<PodFacts>, node: &str, victims: Vec<Arc<PodFacts>>) {
+        let lesser: Vec<_> = self.nominated.on(node).filter(|p| p.priority < pod.priority).cloned().collect();
+        for other in &lesser {
+            self.nominated.remove(&other.uid);
+            self.queue.failed(&other.uid);
+        }
+        let (hands, inputs, pod, node) = (self.hands.clone(), self.inputs.clone(), pod.clone(), node.to_owned());
+        tokio::spawn(async move {
+            for other in lesser {
+                if let Err(error) = hands.clear_nomination(&other).await {
+                    tracing::warn!(%error, pod = other.key(), "nomination not cleared");
+                }
+            }
+            for victim in victims.iter().filter(|v| !v.terminating) {
+                if let Err(error) = hands.evict(victim, &pod, &node).await {
+                    tracing::warn!(%error, victim = victim.key(), "making room failed");
+                    // The pod tries again; when the loop has ended nobody does.
+                    let _ = inputs.send(Input::NoRoom(pod.uid.clone())).await;
+                    return;
+                }
+            }
+        });
     }
 
     /// Has the binding carried out beside the loop.

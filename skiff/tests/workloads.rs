@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
+use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
@@ -285,4 +286,24 @@ async fn a_stateful_set_comes_up_in_order() {
         assert_eq!(pod.spec.and_then(|s| s.containers[0].image.clone()).as_deref(), Some("v2"), "{name}");
     }
     until(&pods, "db-2", "gone", |p| p.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_cluster_writes_nothing() {
+    let (_cluster, client) = cluster(2).await;
+    let deployments: Api<Deployment> = Api::default_namespaced(client.clone());
+    let services: Api<Service> = Api::default_namespaced(client.clone());
+    create(&services, &object(json!({ "metadata": { "name": "web" }, "spec": { "selector": { "app": "web" }, "ports": [{ "port": 80 }] } }))).await;
+    create(&deployments, &deployment("web", 5)).await;
+    until(&deployments, "web", "available", |d| available(d) == 5).await;
+    // What follows a rollout (last counts, events) comes to rest soon; from then on only leases are renewed.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
+    let before = leases.list(&ListParams::default()).await.expect("leases");
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let after = leases.list(&ListParams::default()).await.expect("leases");
+    let revision = |text: Option<String>| text.and_then(|t| t.parse::<u64>().ok()).expect("a revision");
+    let renewed = after.items.iter().filter(|l| !before.items.iter().any(|b| b.metadata.resource_version == l.metadata.resource_version)).count();
+    let written = revision(after.metadata.resource_version) - revision(before.metadata.resource_version);
+    assert_eq!(written, renewed as u64, "only leases are written");
 }

@@ -9,11 +9,15 @@ use std::borrow::Cow;
 use crate::cluster::{Cluster, NodeInfo};
 use crate::pod::PodFacts;
 
+mod images;
 mod node_affinity;
 mod node_basics;
 mod node_ports;
+mod pod_affinity;
 mod resources_fit;
+mod spread;
 mod taints;
+mod volumes;
 
 pub use node_affinity::allows;
 pub use taints::tolerated;
@@ -101,7 +105,11 @@ pub fn all() -> Vec<Box<dyn Plugin>> {
         Box::new(node_affinity::NodeAffinity),
         Box::new(node_ports::NodePorts),
         Box::new(resources_fit::NodeResourcesFit),
+        Box::new(volumes::VolumeBinding),
+        Box::new(spread::PodTopologySpread),
+        Box::new(pod_affinity::InterPodAffinity),
         Box::new(resources_fit::BalancedAllocation),
+        Box::new(images::ImageLocality),
     ]
 }
 
