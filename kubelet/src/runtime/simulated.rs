@@ -345,7 +345,6 @@ impl Runtime for Simulated {
             image_id: String::new(),
             spec_hash: config.spec_hash.clone(),
             ready: Some(false),
-            user: None,
         });
         pod.roles.insert(id.clone(), Role { kind: config.kind, may_end: config.may_end });
         pod.state.sort();
