@@ -61,7 +61,7 @@ struct Message {
 /// Takes events, and writes them in the background.
 #[derive(Clone, Debug)]
 pub struct Recorder {
-    queue: mpsc::Sender<Message>,
+    queue: mpsc::Sender<Box<Message>>,
 }
 
 impl Recorder {
@@ -76,7 +76,7 @@ impl Recorder {
     /// Tells something about an object.
     pub fn about(&self, object: ObjectReference, kind: Kind, reason: impl Into<Cow<'static, str>>, message: String) {
         let message = Message { object, kind, reason: reason.into(), message, at: clock::now() };
-        if let Err(mpsc::error::TrySendError::Full(message)) = self.queue.try_send(message) {
+        if let Err(mpsc::error::TrySendError::Full(message)) = self.queue.try_send(Box::new(message)) {
             tracing::debug!(reason = %message.reason, "too many events wait, one was dropped");
         }
     }
@@ -185,7 +185,7 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Message>, shutdown: CancellationToken) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Box<Message>>, shutdown: CancellationToken) {
         let mut node = Bucket { tokens: NODE_BURST, at: clock::now() };
         loop {
             let message = tokio::select! {
@@ -196,7 +196,7 @@ impl Writer {
             while !node.take(clock::now(), NODE_BURST, NODE_RATE) {
                 tokio::time::sleep(Duration::from_secs_f64(1.0 / NODE_RATE)).await;
             }
-            if let Err(error) = self.write(message).await {
+            if let Err(error) = self.write(*message).await {
                 tracing::debug!(%error, "writing an event failed");
             }
         }

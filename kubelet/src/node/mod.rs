@@ -188,6 +188,8 @@ pub(crate) struct Keeper<'a> {
     written: NodeStatus,
     written_at: Timestamp,
     uid: String,
+    /// Whether there is a lease.
+    leased: bool,
     /// Whether readiness was told by an event.
     told_ready: bool,
 }
@@ -201,6 +203,7 @@ impl<'a> Keeper<'a> {
             written: NodeStatus::default(),
             written_at: Timestamp::UNIX_EPOCH,
             uid: String::new(),
+            leased: false,
             told_ready: false,
         }
     }
@@ -314,14 +317,10 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
+    /// Renews the lease, or makes it where there is none.
     async fn renew(&mut self) -> Result<(), kube::Error> {
         let name = &self.ctx.config.node_name;
         let now = MicroTime(clock::now());
-        let patch = json!({"spec": {"renewTime": now, "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS}});
-        match self.leases.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            other => return other.map(|_| ()),
-        }
         let owner = OwnerReference { api_version: "v1".into(), kind: "Node".into(), name: name.clone(), uid: self.uid.clone(), ..Default::default() };
         let lease = Lease {
             metadata: ObjectMeta { name: Some(name.clone()), owner_references: Some(vec![owner]), ..ObjectMeta::default() },
@@ -332,7 +331,21 @@ impl<'a> Keeper<'a> {
                 ..LeaseSpec::default()
             }),
         };
-        self.leases.create(&PostParams::default(), &lease).await.map(|_| ())
+        if !self.leased {
+            match self.leases.create(&PostParams::default(), &lease).await {
+                // It is there from a life before: then it is renewed.
+                Err(kube::Error::Api(status)) if status.code == 409 => self.leased = true,
+                made => {
+                    self.leased = made.is_ok();
+                    return made.map(|_| ());
+                }
+            }
+        }
+        let renewed = self.leases.patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": lease.spec}))).await;
+        if matches!(&renewed, Err(kube::Error::Api(status)) if status.code == 404) {
+            self.leased = false;
+        }
+        renewed.map(|_| ())
     }
 
     /// Renews the lease and tells what changes, until shutdown.
