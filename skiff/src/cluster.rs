@@ -254,7 +254,7 @@ impl Cluster {
         let client = self.client(&format!("system:node:{}", config.node_name), &["system:nodes"]);
         let name = config.node_name.clone();
         let kubelet = skiff_kubelet::Kubelet::new(config, client, runtime, self.stop.clone());
-        let _ = (name, dialer);
+        dialer.add(&name, kubelet.router());
         self.spawn(async move { ended("kubelet", kubelet.run().await) });
     }
 
