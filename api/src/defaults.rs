@@ -128,10 +128,8 @@ fn computed(definition: &str, map: &mut Map<String, Value>) {
             let policy = pull_policy(str_of(map, "image"));
             set(map, "imagePullPolicy", policy.into());
         }
-        "core.v1.Volume" => {
-            if map.keys().all(|key| key == "name") {
-                map.insert("emptyDir".into(), json!({}));
-            }
+        "core.v1.Volume" if map.keys().all(|key| key == "name") => {
+            map.insert("emptyDir".into(), json!({}));
         }
         "core.v1.ImageVolumeSource" => {
             let policy = pull_policy(str_of(map, "reference"));

@@ -12,7 +12,7 @@ use crate::events::Kind;
 use crate::plan::{Backoff, Plan, Start};
 use crate::runtime::{ContainerKind, PodState, Reality, SandboxConfig};
 use crate::status::Waiting;
-use crate::{end, images, pod, start};
+use crate::{end, images, pod, start, volumes};
 
 /// How long after a failure the same is tried again, give or take a half.
 const RETRY: Duration = Duration::from_secs(10);
@@ -65,6 +65,13 @@ pub(crate) async fn act(ctx: Arc<Context>, pod: Arc<Pod>, state: PodState, plan:
         }
     }
     if let Some(attempt) = plan.sandbox {
+        if ctx.runtime.reality() == Reality::Real
+            && let Err(error) = volumes::set_up(&ctx, &pod, "").await
+        {
+            ctx.events.pod(&pod, Kind::Warning, "FailedMount", error.to_string());
+            outcome.hold();
+            return outcome;
+        }
         if let Err(message) = make_sandbox(&ctx, &pod, attempt).await {
             ctx.events.pod(&pod, Kind::Warning, "FailedCreatePodSandBox", format!("Failed to create pod sandbox: {message}"));
             outcome.hold();
@@ -96,7 +103,7 @@ async fn make_sandbox(ctx: &Context, pod: &Pod, attempt: u32) -> Result<(), Stri
         (false, Some(address)) => Some(address.map_err(|e| e.to_string())?),
         (false, None) => return Err("the node has no range of pod addresses yet".into()),
     };
-    let config: SandboxConfig = start::sandbox_config(pod, attempt, ip);
+    let config: SandboxConfig = start::sandbox_config(ctx, pod, attempt, ip);
     ctx.runtime.run_sandbox(&config).await.map(|_| ()).map_err(|e| e.to_string())
 }
 

@@ -3,15 +3,22 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
+use kube::runtime::reflector;
 use tokio::sync::{Notify, watch};
 
 use crate::config::Config;
 use crate::events::Recorder;
 use crate::images::Puller;
 use crate::network::{self, Pool};
+use crate::objects::Objects;
 use crate::runtime::Runtime;
+use crate::volumes::TokenCache;
+
+/// How long a container waits until the Services are known.
+const SERVICES_WAIT: Duration = Duration::from_secs(10);
 
 /// What all parts of one node's kubelet share.
 pub(crate) struct Context {
@@ -20,6 +27,10 @@ pub(crate) struct Context {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) events: Recorder,
     pub(crate) images: Puller,
+    pub(crate) objects: Objects,
+    pub(crate) tokens: TokenCache,
+    /// All Services, for the variables that tell of them; known only where containers are real.
+    pub(crate) services: reflector::Store<Service>,
     /// The pods of this node, by namespace and name, for the server.
     pub(crate) pods: RwLock<HashMap<(String, String), Arc<Pod>>>,
     /// Where the server listens, once it does.
@@ -31,9 +42,12 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    pub(crate) fn new(config: Config, client: kube::Client, runtime: Arc<dyn Runtime>, events: Recorder) -> Self {
+    pub(crate) fn new(config: Config, client: kube::Client, runtime: Arc<dyn Runtime>, events: Recorder, services: reflector::Store<Service>) -> Self {
         Self {
             config,
+            objects: Objects::new(client.clone()),
+            tokens: TokenCache::default(),
+            services,
             client,
             runtime,
             events,
@@ -75,6 +89,14 @@ impl Context {
     pub(crate) fn release_address(&self, uid: &str) {
         if let Some(pool) = self.pool().as_mut() {
             pool.release(uid);
+        }
+    }
+
+    /// All Services, once they are known.
+    pub(crate) async fn services(&self) -> Option<Vec<Arc<Service>>> {
+        match tokio::time::timeout(SERVICES_WAIT, self.services.wait_until_ready()).await {
+            Ok(Ok(())) => Some(self.services.state()),
+            _ => None,
         }
     }
 

@@ -11,10 +11,13 @@ use tokio::time::Instant;
 use crate::context::Context;
 use crate::events::Kind;
 use crate::pod;
+use crate::probes::check::{self, Asker, Finding};
 use crate::runtime::{self, ContainerKind, ContainerState, PodState, Reality};
 
 /// A container gets so many seconds at least, even if its hook used up the time.
 const LEAST_GRACE: Duration = Duration::from_secs(2);
+/// How long a hook by HTTP may take beyond a container's grace period.
+const HTTP_HOOK: Duration = Duration::from_secs(3600);
 
 /// Ends one container within the grace period, and says why. An empty message is upstream's usual one.
 pub(crate) async fn end_container(ctx: &Context, pod: &Pod, id: &str, name: &str, grace: i64, message: &str) -> runtime::Result<()> {
@@ -95,13 +98,36 @@ pub(crate) async fn run_hook(
     ip: Option<IpAddr>,
     hook: &LifecycleHandler,
 ) -> Result<(), String> {
-    let _ = (ctx, id, ip);
-    let subject = || format!("for Container {:?} in Pod {:?} failed", container.name, pod::shown(pod));
+    let shown = pod::shown(pod);
+    let failed = |what: String, why: String| Err(format!("{what} for Container {:?} in Pod {shown:?} failed - error: {why}", container.name));
+    if let Some(exec) = &hook.exec {
+        let command = exec.command.as_deref().unwrap_or_default();
+        let what = format!("Exec lifecycle hook ([{}])", command.join(" "));
+        return match check::run(ctx.runtime.as_ref(), id, command, None).await {
+            Ok((_, 0)) => Ok(()),
+            Ok((said, code)) => {
+                let said = String::from_utf8_lossy(&said).into_owned();
+                failed(what, format!("command '{}' exited with {code}: {said}, message: {said:?}", command.join(" ")))
+            }
+            Err(error) => failed(what, format!("{error}, message: \"\"")),
+        };
+    }
+    if let Some(get) = &hook.http_get {
+        let ip = if pod::host_network(pod) { Some(ctx.config.node_ip) } else { ip };
+        let what = format!("HTTP lifecycle hook ({})", get.path.as_deref().unwrap_or_default());
+        let ip = ip.map(|ip| ip.to_string()).unwrap_or_default();
+        return match check::http_get(get, container, &ip, Asker::Lifecycle, HTTP_HOOK).await {
+            // Whatever was answered: the hook was called.
+            Ok(Finding::Failure(why)) if !why.starts_with("HTTP probe failed") => failed(what, why),
+            Ok(_) => Ok(()),
+            Err(why) => failed(what, why),
+        };
+    }
     if let Some(sleep) = &hook.sleep {
         tokio::time::sleep(Duration::from_secs(sleep.seconds.max(0).unsigned_abs())).await;
         return Ok(());
     }
-    Err(format!("Cannot run handler {}: invalid handler", subject()))
+    Err(format!("Cannot run handler: invalid handler: {hook:?}"))
 }
 
 /// Ends and removes all that the runtime has of a pod that nobody knows any more.

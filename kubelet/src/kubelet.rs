@@ -5,10 +5,10 @@ use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 
 use futures::TryStreamExt;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::api::Api;
 use kube::runtime::watcher::{self, Event as Watched};
-use kube::runtime::{WatchStreamExt, watcher as watch_objects};
+use kube::runtime::{WatchStreamExt, reflector, watcher as watch_objects};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::events::Recorder;
 use crate::node::{self, Keeper};
-use crate::runtime::{Event, Runtime};
+use crate::runtime::{Event, Reality, Runtime};
 use crate::worker::{Update, Worker};
 use crate::{end, pod};
 
@@ -40,6 +40,7 @@ pub enum Error {
 /// One node's agent.
 pub struct Kubelet {
     ctx: Arc<Context>,
+    services: reflector::store::Writer<Service>,
     shutdown: CancellationToken,
 }
 
@@ -54,7 +55,8 @@ impl Kubelet {
     /// A kubelet that runs pods on `runtime`, until `shutdown`.
     pub fn new(config: Config, client: kube::Client, runtime: Arc<dyn Runtime>, shutdown: CancellationToken) -> Self {
         let events = Recorder::start(client.clone(), &config.node_name, shutdown.clone());
-        Self { ctx: Arc::new(Context::new(config, client, runtime, events)), shutdown }
+        let (reader, services) = reflector::store();
+        Self { ctx: Arc::new(Context::new(config, client, runtime, events, reader)), services, shutdown }
     }
 
     /// Registers the node and runs its pods until shutdown. Containers live on after it.
@@ -67,8 +69,32 @@ impl Kubelet {
             other => other?,
         }
         let mut pods = Pods { ctx: self.ctx.clone(), workers: HashMap::new(), tasks: JoinSet::new(), seen: None };
-        tokio::join!(keeper.run(self.shutdown.clone()), pods.run(&self.shutdown));
+        let services = watch_services(&self.ctx, self.services, &self.shutdown);
+        tokio::join!(keeper.run(self.shutdown.clone()), pods.run(&self.shutdown), services);
         Ok(())
+    }
+}
+
+/// Keeps all Services known, where containers are told of them.
+async fn watch_services(ctx: &Context, writer: reflector::store::Writer<Service>, shutdown: &CancellationToken) {
+    if ctx.runtime.reality() == Reality::Simulated {
+        return;
+    }
+    let changes = watch_objects(Api::<Service>::all(ctx.client.clone()), watcher::Config::default()).default_backoff();
+    let changes = changes.modify(|service| {
+        service.metadata.managed_fields = None;
+        service.status = None;
+    });
+    let mut changes = pin!(reflector(writer, changes));
+    loop {
+        tokio::select! {
+            change = changes.try_next() => match change {
+                Ok(Some(_)) => {}
+                Ok(None) => return,
+                Err(error) => tracing::warn!(%error, "watching services failed, retrying"),
+            },
+            () = shutdown.cancelled() => return,
+        }
     }
 }
 

@@ -9,18 +9,24 @@ mod admission;
 pub mod config;
 mod context;
 mod end;
+pub mod env;
 pub mod events;
 mod images;
 mod kubelet;
 pub mod network;
 pub mod node;
+pub mod objects;
 pub mod plan;
 pub mod pod;
+pub mod probes;
+pub mod resolv;
 pub mod runtime;
+pub mod security;
 mod start;
 pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod volumes;
 mod worker;
 
 use std::sync::Arc;

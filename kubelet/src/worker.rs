@@ -15,15 +15,17 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, Preconditions};
 use skiff_api::clock;
 use tokio::sync::{Notify, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::act::{self, Outcome};
 use crate::context::Context;
 use crate::events::Kind;
 use crate::plan::{self, Backoff, Observed, Probes};
 use crate::pod;
-use crate::runtime::PodState;
+use crate::probes::Prober;
+use crate::runtime::{PodState, Reality};
 use crate::status::{self, Stage, Verdict, Waiting};
-use crate::{admission, end, start};
+use crate::{admission, end, start, volumes};
 
 /// How long a status waits for the act under way, so that a quick start is told once.
 const SETTLE: Duration = Duration::from_millis(50);
@@ -63,8 +65,14 @@ type Write = BoxFuture<'static, Result<Option<Pod>, kube::Error>>;
 pub(crate) struct Worker {
     ctx: Arc<Context>,
     inbox: watch::Receiver<Update>,
-    /// Rings when the runtime, a probe or a volume has news.
+    /// Rings when the runtime or a probe has news.
     bell: Arc<Notify>,
+    /// Rings when an object that the pod names changed.
+    named: Arc<Notify>,
+    /// Rings for who keeps the volumes up to date, and that is its task.
+    volumes_bell: Arc<Notify>,
+    volumes: Option<AbortOnDropHandle<()>>,
+    prober: Prober,
     /// The pod as the API has it, with the status written last.
     pod: Arc<Pod>,
     gone: bool,
@@ -99,9 +107,13 @@ impl Worker {
     pub(crate) fn new(ctx: Arc<Context>, inbox: watch::Receiver<Update>, bell: Arc<Notify>) -> Self {
         let Update { pod, gone } = inbox.borrow().clone();
         Self {
+            prober: Prober::new(ctx.clone(), bell.clone()),
             ctx,
             inbox,
             bell,
+            named: Arc::default(),
+            volumes_bell: Arc::default(),
+            volumes: None,
             pod,
             gone,
             state: PodState::default(),
@@ -146,6 +158,13 @@ impl Worker {
                     self.take_update()
                 }
                 () = self.bell.notified() => true,
+                () = self.named.notified() => {
+                    // What failed for want of it may do now.
+                    self.held.clear();
+                    self.sandbox_held = None;
+                    self.volumes_bell.notify_one();
+                    true
+                }
                 outcome = poll(&mut self.job) => {
                     self.job = None;
                     self.take_outcome(outcome);
@@ -162,6 +181,9 @@ impl Worker {
 
     /// Looks for the first time: what of the pod is there already, and may it run at all?
     async fn begin(&mut self) {
+        if self.ctx.runtime.reality() == Reality::Real {
+            self.ctx.objects.register(&self.pod, &self.named);
+        }
         let final_phase = pod::is_final(pod::phase(&self.pod));
         if final_phase {
             self.life = Life::Ending { grace: pod::grace_seconds(&self.pod) };
@@ -254,8 +276,27 @@ impl Worker {
         }
     }
 
+    /// Probes what runs, and keeps volumes up to date as long as something does.
+    fn tend(&mut self) {
+        if self.ctx.runtime.reality() == Reality::Simulated {
+            return;
+        }
+        self.prober.sync(&self.pod, &self.state, self.life != Life::Running);
+        self.probes = self.prober.results();
+        match self.state.ready_sandbox() {
+            Some(sandbox) if self.volumes.is_none() => {
+                let ip = sandbox.ip.map(|ip| ip.to_string()).unwrap_or_default();
+                let keep = volumes::keep(self.ctx.clone(), self.inbox.clone(), self.volumes_bell.clone(), ip);
+                self.volumes = Some(AbortOnDropHandle::new(tokio::spawn(keep)));
+            }
+            Some(_) => {}
+            None => self.volumes = None,
+        }
+    }
+
     fn turn_running(&mut self) {
         let now = clock::now();
+        self.tend();
         let deleted = self.gone || self.pod.metadata.deletion_timestamp.is_some();
         let started = self.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
         if !deleted && self.verdict.is_none() && pod::deadline(&self.pod, started).is_some_and(|deadline| deadline <= now) {
@@ -281,10 +322,9 @@ impl Worker {
             }
         }
         self.settle_status(Stage::Live, now);
-        if plan.finished {
-            self.job = None;
+        if plan.finished && self.job.is_none() {
             self.life = Life::Ending { grace: pod::grace_seconds(&self.pod) };
-        } else if !plan.is_idle() && self.job.is_none() {
+        } else if !plan.finished && !plan.is_idle() && self.job.is_none() {
             if self.settled_at.is_none_or(|at| at < now) {
                 self.settled_at = Some(now + SETTLE);
             }
@@ -294,6 +334,7 @@ impl Worker {
 
     fn turn_ending(&mut self, grace: i64) {
         let now = clock::now();
+        self.tend();
         // A later deletion may leave less time.
         let wanted = if self.gone { grace.min(1) } else { grace.min(pod::grace_seconds(&self.pod)) };
         if wanted < grace {
@@ -336,10 +377,13 @@ impl Worker {
             self.settle_status(Stage::Ended, now);
             self.ctx.release_address(pod::uid(&self.pod));
             self.ctx.images.forget(pod::uid(&self.pod));
+            self.ctx.tokens.forget(pod::uid(&self.pod));
+            self.ctx.objects.unregister(pod::uid(&self.pod));
             self.life = Life::Over;
             return;
         }
         self.settle_status(Stage::Ended, now);
+        self.volumes = None;
         self.job = Some(
             async move {
                 let mut failed = false;
@@ -349,7 +393,10 @@ impl Worker {
                         failed = true;
                     }
                 }
-                if let Err(error) = start::remove_files(&ctx, &pod).await {
+                // An empty directory can be full.
+                let (ctx, of) = (ctx.clone(), pod.clone());
+                let removed = tokio::task::spawn_blocking(move || start::remove_files(&ctx, &of)).await;
+                if let Err(error) = removed.map_err(std::io::Error::other).and_then(|r| r) {
                     tracing::warn!(pod = pod::shown(&pod), %error, "removing the pod's files failed");
                     failed = true;
                 }
@@ -444,6 +491,7 @@ impl Worker {
     fn take_written(&mut self, written: Result<Option<Pod>, kube::Error>) -> bool {
         match written {
             Ok(Some(mut pod)) => {
+                let outdated = self.writing != self.wanted;
                 let begins = self.pod.status.as_ref().is_none_or(|s| s.start_time.is_none());
                 pod.metadata.managed_fields = None;
                 if version(&pod) >= version(&self.pod) {
@@ -455,8 +503,9 @@ impl Worker {
                 if let Some(patch) = &self.left_out {
                     tracing::debug!(pod = pod::shown(&self.pod), %patch, "the API took only a part of the pod's status");
                 }
-                // A deadline counts from the start time that was written now.
-                begins
+                // A deadline counts from the start time that was written now; and a status that was computed meanwhile took its
+                // times from the one before.
+                begins || outdated
             }
             Ok(None) => false,
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
@@ -471,6 +520,12 @@ impl Worker {
                 false
             }
         }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.ctx.objects.unregister(pod::uid(&self.pod));
     }
 }
 

@@ -250,13 +250,18 @@ pub fn merge(schema: &Schema, live: Option<&Value>, config: Option<&Value>) -> V
 fn merge_items(list: &List, old: &[Value], new: &[Value]) -> Value {
     let edges = |items: &[Value]| items.iter().map(|item| item_edge(list, item).unwrap_or_default()).collect::<Vec<_>>();
     let (left, right) = (edges(old), edges(new));
-    let mut shared = right.iter().filter(|edge| left.contains(edge));
+    let of_new: BTreeSet<&String> = right.iter().collect();
+    let mut of_old: BTreeMap<&String, usize> = BTreeMap::new();
+    for (i, edge) in left.iter().enumerate() {
+        of_old.entry(edge).or_insert(i);
+    }
+    let mut shared = right.iter().filter(|edge| of_old.contains_key(edge));
     let mut next_shared = shared.next();
     let mut merged_edges: BTreeSet<&String> = BTreeSet::new();
     let mut out = Vec::with_capacity(old.len().max(new.len()));
     let (mut l, mut r) = (0, 0);
     let merged = |r: usize| {
-        let counterpart = left.iter().position(|edge| *edge == right[r]).map(|i| &old[i]);
+        let counterpart = of_old.get(&right[r]).map(|i| &old[*i]);
         merge(&list.items, counterpart, Some(&new[r]))
     };
     while l < old.len() || r < new.len() {
@@ -268,14 +273,14 @@ fn merge_items(list: &List, old: &[Value], new: &[Value]) -> Value {
                 next_shared = shared.next();
                 continue;
             }
-            if right.contains(&left[l]) && next_shared.is_some_and(|next| *next != left[l]) {
+            if of_new.contains(&left[l]) && next_shared.is_some_and(|next| *next != left[l]) {
                 // Shared, but not the one whose turn it is.
                 l += 1;
                 continue;
             }
         }
         if l < old.len() {
-            if !right.contains(&left[l]) {
+            if !of_new.contains(&left[l]) {
                 out.push(old[l].clone());
                 l += 1;
                 continue;

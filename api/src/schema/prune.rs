@@ -21,6 +21,15 @@ impl Schema {
         Ok(walk.unknown)
     }
 
+    /// Puts what the value has in its canonical form and checks its types, as [`Schema::prune`] does, but takes nothing
+    /// out and fills nothing in: for a configuration to be applied, which owns exactly what it says. The paths of unknown
+    /// fields are returned.
+    pub fn canonicalize(&self, value: &mut Value) -> Result<Vec<String>, String> {
+        let mut walk = Walk { keeps: true, ..Walk::default() };
+        walk.node(self, value)?;
+        Ok(walk.unknown)
+    }
+
     /// The value that Go has for this type when none was given.
     pub fn zero(&self) -> Value {
         match &self.kind {
@@ -100,13 +109,15 @@ struct Walk {
     path: Vec<Step>,
     /// The Go struct that the value at hand is a field of; empty in custom resources.
     within: &'static str,
+    /// Nothing is taken out or filled in.
+    keeps: bool,
     unknown: Vec<String>,
 }
 
 impl Walk {
     fn node(&mut self, schema: &Schema, value: &mut Value) -> Result<(), String> {
         if value.is_null() {
-            if !self.within.is_empty() {
+            if !self.within.is_empty() && !self.keeps {
                 *value = schema.zero();
             }
             return Ok(());
@@ -152,10 +163,12 @@ impl Walk {
                 gone.push(name.clone());
             }
         }
-        for name in gone {
-            map.remove(&name);
+        if !self.keeps {
+            for name in gone {
+                map.remove(&name);
+            }
+            fill(object, map);
         }
-        fill(object, map);
         self.within = outer;
         Ok(())
     }
@@ -328,6 +341,17 @@ mod tests {
             "status": {},
         });
         assert_eq!(pod, expected);
+    }
+
+    #[test]
+    fn a_configuration_keeps_its_fields() {
+        let schema = Schema::builtin("io.k8s.api.core.v1.Pod").expect("pod");
+        let mut config = json!({"metadata": {"labels": null}, "spec": {"x": 1, "containers": [{"name": "c", "image": "",
+            "resources": {"limits": {"cpu": "1000m"}}}]}});
+        assert_eq!(schema.canonicalize(&mut config), Ok(vec!["spec.x".into()]));
+        let expected = json!({"metadata": {"labels": null}, "spec": {"x": 1, "containers": [{"name": "c", "image": "",
+            "resources": {"limits": {"cpu": "1"}}}]}});
+        assert_eq!(config, expected);
     }
 
     #[test]

@@ -15,22 +15,22 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 fn rules(e: &mut Errors, role: &At, namespaced: bool) {
     for rule in role.at("rules").items() {
         let urls = rule.at("nonResourceURLs");
-        if rule.at("verbs").len() == 0 {
+        if rule.at("verbs").is_empty() {
             e.required(&rule.at("verbs"), "verbs must contain at least one value");
         }
-        if urls.len() > 0 {
+        if !urls.is_empty() {
             if namespaced {
                 e.invalid(&urls, "namespaced rules cannot apply to non-resource URLs");
             }
-            if ["apiGroups", "resources", "resourceNames"].iter().any(|f| rule.at(f).len() > 0) {
+            if ["apiGroups", "resources", "resourceNames"].iter().any(|f| !rule.at(f).is_empty()) {
                 e.invalid(&urls, "rules cannot apply to both regular resources and non-resource URLs");
             }
             continue;
         }
-        if rule.at("apiGroups").len() == 0 {
+        if rule.at("apiGroups").is_empty() {
             e.required(&rule.at("apiGroups"), "resource rules must supply at least one api group");
         }
-        if rule.at("resources").len() == 0 {
+        if rule.at("resources").is_empty() {
             e.required(&rule.at("resources"), "resource rules must supply at least one resource");
         }
     }
@@ -50,7 +50,7 @@ pub(super) fn cluster_role(e: &mut Errors, role: &At) {
     meta::object_meta(e, role, false, meta::path_segment);
     rules(e, role, false);
     let selectors = role.at("aggregationRule.clusterRoleSelectors");
-    if role.at("aggregationRule").is_set() && selectors.len() == 0 {
+    if role.at("aggregationRule").is_set() && selectors.is_empty() {
         e.required(&selectors, "at least one clusterRoleSelector required if aggregationRule is non-nil");
     }
     selectors.items().for_each(|selector| meta::label_selector(e, &selector));

@@ -1,5 +1,7 @@
 //! The vocabulary of the rules: places in an object, and a list of errors that knows the common rules.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use crate::field::Error;
@@ -278,12 +280,11 @@ impl Errors {
 
     /// Each of the texts of a list at most once.
     pub fn unique<'a>(&mut self, items: impl Iterator<Item = At<'a>>) {
-        let mut seen: Vec<Value> = Vec::new();
+        let mut seen = HashSet::new();
         for at in items {
-            if seen.contains(at.value) {
+            if !seen.insert(at.value.to_string()) {
                 self.duplicate(&at);
             }
-            seen.push(at.value.clone());
         }
     }
 

@@ -170,7 +170,7 @@ fn scaling_rules(e: &mut Errors, rules: &At) {
     }
     e.maybe_one_of(&rules.at("selectPolicy"), &["Disabled", "Max", "Min"]);
     let policies = rules.at("policies");
-    if policies.len() == 0 {
+    if policies.is_empty() {
         e.required(&policies, "must specify at least one Policy");
     }
     for policy in policies.items() {
@@ -311,10 +311,10 @@ pub(super) fn flow_schema(e: &mut Errors, schema: &At) {
     }
     e.optional_form(&level, names::dns_subdomain);
     for rule in spec.at("rules").items() {
-        if rule.at("subjects").len() == 0 {
+        if rule.at("subjects").is_empty() {
             e.required(&rule.at("subjects"), "subjects must contain at least one value");
         }
-        if rule.at("resourceRules").len() + rule.at("nonResourceRules").len() == 0 {
+        if rule.at("resourceRules").is_empty() && rule.at("nonResourceRules").is_empty() {
             e.required(&rule, "at least one of resourceRules and nonResourceRules has to be non-empty");
         }
     }

@@ -1,5 +1,7 @@
 //! Containers: ports, environment, mounts, probes, security.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::check::{At, Errors};
@@ -34,10 +36,10 @@ impl<'a> Pod<'a> {
 /// The main containers.
 pub(super) fn containers(e: &mut Errors, pod: &Pod) {
     let list = pod.spec.at("containers");
-    if list.len() == 0 {
+    if list.is_empty() {
         return e.required(&list, "");
     }
-    let mut names = Vec::new();
+    let mut names = HashSet::new();
     for container in list.items() {
         common(e, &container, pod);
         unique_name(e, &container, &mut names, true);
@@ -49,10 +51,10 @@ pub(super) fn containers(e: &mut Errors, pod: &Pod) {
 
 /// The init containers, sidecars among them.
 pub(super) fn init_containers(e: &mut Errors, pod: &Pod) {
-    let mut names: Vec<&str> = pod.spec.at("containers").items().map(|c| c.at("name").str()).collect();
+    let mut names: HashSet<&str> = pod.spec.at("containers").items().map(|c| c.at("name").str()).collect();
     for container in pod.spec.at("initContainers").items() {
         common(e, &container, pod);
-        if container.at("restartPolicy").is_set() || container.at("restartPolicyRules").len() > 0 {
+        if container.at("restartPolicy").is_set() || !container.at("restartPolicyRules").is_empty() {
             restart_policy(e, &container);
         }
         unique_name(e, &container, &mut names, false);
@@ -77,7 +79,7 @@ const EPHEMERAL: [&str; 17] = [
 
 /// The containers put into a running pod.
 pub(super) fn ephemeral_containers(e: &mut Errors, pod: &Pod) {
-    let others: Vec<&str> =
+    let others: HashSet<&str> =
         ["containers", "initContainers"].iter().flat_map(|list| pod.spec.at(list).items()).map(|c| c.at("name").str()).collect();
     let mut names = others.clone();
     for container in pod.spec.at("ephemeralContainers").items() {
@@ -85,7 +87,7 @@ pub(super) fn ephemeral_containers(e: &mut Errors, pod: &Pod) {
         image_blanks(e, &container);
         unique_name(e, &container, &mut names, true);
         let target = container.at("targetContainerName");
-        if !target.is_empty() && !others.contains(&target.str()) {
+        if !target.is_empty() && !others.contains(target.str()) {
             e.not_found(&target);
         }
         for (field, value) in container.value.as_object().into_iter().flatten() {
@@ -110,24 +112,22 @@ pub(super) fn image_blanks(e: &mut Errors, container: &At) {
     }
 }
 
-fn unique_name<'a>(e: &mut Errors, container: &At<'a>, names: &mut Vec<&'a str>, with_empty: bool) {
+fn unique_name<'a>(e: &mut Errors, container: &At<'a>, names: &mut HashSet<&'a str>, with_empty: bool) {
     let name = container.at("name");
-    if names.contains(&name.str()) {
+    if names.contains(name.str()) {
         e.push(crate::field::Error::duplicate(&name.path, name.str()));
     } else if with_empty || !name.is_empty() {
-        names.push(name.str());
+        names.insert(name.str());
     }
 }
 
 fn host_ports<'a>(e: &mut Errors, containers: impl Iterator<Item = At<'a>>) {
-    let mut taken = Vec::new();
+    let mut taken = HashSet::new();
     for port in containers.flat_map(|c| c.at("ports").items()) {
         let number = port.at("hostPort").number();
         let shown = format!("{}/{}/{number}", port.at("protocol").str(), port.at("hostIP").str());
-        if number != 0 && taken.contains(&shown) {
+        if number != 0 && !taken.insert(shown.clone()) {
             e.push(crate::field::Error::duplicate(port.below("hostPort"), shown));
-        } else if number != 0 {
-            taken.push(shown);
         }
     }
 }
@@ -147,17 +147,14 @@ fn common(e: &mut Errors, container: &At, pod: &Pod) {
 }
 
 fn ports(e: &mut Errors, list: &At) {
-    let mut names = Vec::new();
+    let mut names = HashSet::new();
     for port in list.items() {
         let name = port.at("name");
         if !name.is_empty() {
             let before = e.0.len();
             e.form(&name, names::port_name);
-            if !e.has_since(before) {
-                if names.contains(&name.str()) {
-                    e.duplicate(&name);
-                }
-                names.push(name.str());
+            if !e.has_since(before) && !names.insert(name.str()) {
+                e.duplicate(&name);
             }
         }
         let number = port.at("containerPort");
@@ -423,7 +420,7 @@ fn restart_policy(e: &mut Errors, container: &At) {
     let (policy, rules) = (container.at("restartPolicy"), container.at("restartPolicyRules"));
     if policy.is_set() {
         e.maybe_one_of(&policy, &["Always", "Never", "OnFailure"]);
-    } else if rules.len() > 0 {
+    } else if !rules.is_empty() {
         e.required(&policy, "must specify restartPolicy when restart rules are used");
     }
     if rules.len() > 20 {

@@ -164,7 +164,7 @@ pub(super) fn node_update(e: &mut Errors, new: &At, old: &Value) {
     let spec = new.at("spec");
     let was = At::root(&old["spec"]);
     let words = |what: &str| format!("node updates may not change {what} except from \"\" to valid");
-    if was.at("podCIDRs").len() > 0 && meta::changed(&spec, was.value, "podCIDRs") {
+    if !was.at("podCIDRs").is_empty() && meta::changed(&spec, was.value, "podCIDRs") {
         e.forbidden(&spec.at("podCIDRs"), words("podCIDR"));
     }
     if !was.at("providerID").is_empty() && meta::changed(&spec, was.value, "providerID") {
@@ -194,7 +194,7 @@ fn limit_item(e: &mut Errors, limit: &At) {
     let lists = ["max", "min", "default", "defaultRequest", "maxLimitRequestRatio"].map(|name| limit.at(name));
     for (i, list) in lists.iter().enumerate() {
         if is_pod && matches!(i, 2 | 3) {
-            if list.len() > 0 {
+            if !list.is_empty() {
                 e.forbidden(list, "may not be specified when `type` is 'Pod'");
             }
             continue;

@@ -228,7 +228,7 @@ fn schema_rules(e: &mut Errors, schema: &At, depth: usize) {
         if untyped(&values) {
             e.required(&values.at("type"), "must not be empty for specified object fields");
         }
-        if schema.at("properties").len() > 0 {
+        if !schema.at("properties").is_empty() {
             e.forbidden(&values, "additionalProperties and properties are mutual exclusive");
         }
         schema_rules(e, &values, depth + 1);
@@ -255,7 +255,7 @@ fn default_fits(e: &mut Errors, schema: &At, default: &Value) {
 
 fn stored_versions(e: &mut Errors, object: &At) {
     let (stored, versions) = (object.at("status.storedVersions"), object.at("spec.versions"));
-    if stored.len() == 0 {
+    if stored.is_empty() {
         e.invalid_value(&stored, Value::Null, "must have at least one stored version");
     }
     for version in stored.items().filter(|s| !versions.items().any(|v| v.at("name").str() == s.str())) {
@@ -302,7 +302,7 @@ fn established(old: &Value) -> bool {
 pub(super) fn definition_status(e: &mut Errors, new: &At, old: &Value) {
     meta::meta_update(e, new, old);
     let stored = new.at("status.storedVersions");
-    if stored.len() == 0 {
+    if stored.is_empty() {
         e.push(Error { kind: ErrorType::Invalid, ..Error::invalid(&stored.path, Value::Null, "must have at least one stored version") });
     }
 }

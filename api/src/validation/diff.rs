@@ -53,13 +53,17 @@ fn hunk(text: &mut String, old: &[&str], new: &[&str], before: &[Step], steps: &
     }
 }
 
+/// Past so many pairs of lines a change is shown whole, and not searched for what stayed within it.
+const MAX_PAIRS: usize = 4_000_000;
+
 /// The steps by a longest common subsequence; of a change, what goes comes before what comes.
 fn steps(old: &[&str], new: &[&str]) -> Vec<Step> {
     let prefix = old.iter().zip(new).take_while(|(a, b)| a == b).count();
     let suffix = old[prefix..].iter().rev().zip(new[prefix..].iter().rev()).take_while(|(a, b)| a == b).count();
     let (a, b) = (&old[prefix..old.len() - suffix], &new[prefix..new.len() - suffix]);
-    let mut length = vec![vec![0u32; b.len() + 1]; a.len() + 1];
-    for i in (0..a.len()).rev() {
+    let searched = a.len().saturating_mul(b.len()) <= MAX_PAIRS;
+    let mut length = vec![vec![0u32; if searched { b.len() + 1 } else { 0 }]; a.len() + 1];
+    for i in (0..if searched { a.len() } else { 0 }).rev() {
         for j in (0..b.len()).rev() {
             length[i][j] = if a[i] == b[j] { length[i + 1][j + 1] + 1 } else { length[i + 1][j].max(length[i][j + 1]) };
         }
@@ -67,10 +71,10 @@ fn steps(old: &[&str], new: &[&str]) -> Vec<Step> {
     let mut steps: Vec<Step> = (0..prefix).map(|i| Step::Keep(i, i)).collect();
     let (mut i, mut j) = (0, 0);
     while i < a.len() || j < b.len() {
-        if i < a.len() && j < b.len() && a[i] == b[j] {
+        if searched && i < a.len() && j < b.len() && a[i] == b[j] {
             steps.push(Step::Keep(prefix + i, prefix + j));
             (i, j) = (i + 1, j + 1);
-        } else if j == b.len() || i < a.len() && length[i + 1][j] >= length[i][j + 1] {
+        } else if j == b.len() || i < a.len() && (!searched || length[i + 1][j] >= length[i][j + 1]) {
             steps.push(Step::Remove(prefix + i));
             i += 1;
         } else {
@@ -95,5 +99,7 @@ mod tests {
         new.remove(0);
         assert_eq!(unified(&old.join("\n"), &new.join("\n")), "@@ -1,4 +1,3 @@\n-1\n 2\n 3\n 4\n@@ -7,7 +6,7 @@\n 7\n 8\n 9\n-10\n+x\n 11\n 12\n 13\n");
         assert_eq!(unified("a", "a"), "");
+        let many = |mark: &str| (0..3000).map(|i| format!("{mark}{i}")).collect::<Vec<_>>().join("\n");
+        assert_eq!(unified(&many("a"), &many("b")).lines().count(), 6001);
     }
 }

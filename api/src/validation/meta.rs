@@ -186,9 +186,9 @@ pub(super) fn label_selector(e: &mut Errors, selector: &At) {
     for expression in selector.at("matchExpressions").items() {
         let (operator, values) = (expression.at("operator"), expression.at("values"));
         match operator.str() {
-            "In" | "NotIn" if values.len() == 0 => e.required(&values, "must be specified when `operator` is 'In' or 'NotIn'"),
+            "In" | "NotIn" if values.is_empty() => e.required(&values, "must be specified when `operator` is 'In' or 'NotIn'"),
             "In" | "NotIn" => {}
-            "Exists" | "DoesNotExist" if values.len() > 0 => {
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
                 e.forbidden(&values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
             }
             "Exists" | "DoesNotExist" => {}

@@ -226,3 +226,92 @@ pub fn validate_subresource_update(resource: &Resource, subresource: &str, new: 
     }
     errors.0
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::resource::find_kind;
+
+    fn admitted(group: &str, version: &str, kind: &str, mut object: Value) -> (&'static Resource, Value) {
+        let resource = find_kind(group, version, kind).expect(kind);
+        resource.schema().prune(&mut object).expect("pruned");
+        crate::defaults::apply(resource, &mut object);
+        (resource, object)
+    }
+
+    fn check(group: &str, kind: &str, object: Value, expected: &[&str]) {
+        let (resource, object) = admitted(group, "v1", kind, object);
+        let errors: Vec<String> = validate_create(resource, &object).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expected, "{object}");
+    }
+
+    fn pod(spec: Value) -> Value {
+        let mut pod = json!({"metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        json_patch::merge(&mut pod["spec"], &spec);
+        pod
+    }
+
+    #[test]
+    fn creates() {
+        check("", "Pod", pod(json!({})), &[]);
+        check("", "Pod", pod(json!({"restartPolicy": "Maybe"})), &[r#"spec.restartPolicy: Unsupported value: "Maybe": supported values: "Always", "OnFailure", "Never""#]);
+        check("", "Pod", pod(json!({"containers": []})), &["spec.containers: Required value"]);
+        check("", "Pod", pod(json!({"containers": [{"name": "c", "image": "i", "ports": [{"containerPort": 70_000}]}]})),
+            &["spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive"]);
+        let meta = json!({"name": "x", "namespace": "n"});
+        check("", "ConfigMap", json!({"metadata": meta, "data": {"..": "v"}}), &["data[..]: Invalid value: \"..\": must not be '..'"]);
+        check("", "Service", json!({"metadata": meta, "spec": {"ports": []}}), &["spec.ports: Required value"]);
+        check("apps", "Deployment", json!({"metadata": meta, "spec": {"selector": {"matchLabels": {"a": "b"}}, "replicas": -1,
+            "template": {"metadata": {"labels": {"a": "b"}}, "spec": pod(json!({}))["spec"]}}}),
+            &["spec.replicas: Invalid value: -1: must be greater than or equal to 0"]);
+        check("batch", "CronJob", json!({"metadata": meta, "spec": {"schedule": "61 * * * *", "jobTemplate": {"spec": {"template": {"spec": pod(json!({"restartPolicy": "Never"}))["spec"]}}}}}),
+            &["spec.schedule: Invalid value: \"61 * * * *\": end of range (61) above maximum (59): 61"]);
+        check("rbac.authorization.k8s.io", "ClusterRole", json!({"metadata": {"name": "a:b"}, "rules": [{"verbs": []}]}), &[
+            "rules[0].verbs: Required value: verbs must contain at least one value",
+            "rules[0].apiGroups: Required value: resource rules must supply at least one api group",
+            "rules[0].resources: Required value: resource rules must supply at least one resource",
+        ]);
+        check("", "Namespace", json!({"metadata": {"name": "x", "ownerReferences": [{"kind": "A", "name": "a", "uid": "u"}]}}),
+            &["metadata.ownerReferences.apiVersion: Invalid value: \"\": version must not be empty"]);
+    }
+
+    #[test]
+    fn updates() {
+        let (resource, old) = admitted("", "v1", "Pod", pod(json!({})));
+        let errors = |change: Value| {
+            let mut new = old.clone();
+            json_patch::merge(&mut new, &change);
+            validate_update(resource, &new, &old).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(errors(json!({"metadata": {"labels": {"a": "b"}}})), [""; 0]);
+        let refused = errors(json!({"spec": {"nodeName": "n"}}));
+        assert_eq!(refused.len(), 1);
+        assert!(refused[0].starts_with("spec: Forbidden: pod updates may not change fields other than"), "{refused:?}");
+        assert!(refused[0].contains("\n- \"NodeName\": \"\",\n+ \"NodeName\": \"n\",\n"), "{refused:?}");
+        let (resource, old) = admitted("", "v1", "Secret", json!({"metadata": {"name": "s", "namespace": "n"}, "immutable": true, "data": {"k": "dg=="}}));
+        let mut new = old.clone();
+        new["data"]["k"] = "eg==".into();
+        let errors: Vec<String> = validate_update(resource, &new, &old).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, ["data: Forbidden: field is immutable when `immutable` is set"]);
+    }
+
+    #[test]
+    fn garbage_is_refused_without_a_panic() {
+        for resource in crate::resource::catalogue() {
+            for odd in [json!({}), json!({"metadata": null, "spec": {}}), json!({"metadata": {"name": "é", "generateName": "-"}, "spec": {}, "status": {}})] {
+                let mut object = odd.clone();
+                if resource.schema().prune(&mut object).is_ok() {
+                    crate::defaults::apply(resource, &mut object);
+                    validate_create(resource, &object);
+                    validate_update(resource, &object, &odd);
+                    for subresource in &resource.subresources {
+                        validate_subresource_update(resource, &subresource.name, &object, &odd);
+                    }
+                    crate::print::cells(resource, &object, crate::clock::now());
+                }
+            }
+        }
+    }
+}

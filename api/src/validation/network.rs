@@ -1,5 +1,7 @@
 //! Ingresses, network policies, endpoints, addresses.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::check::{At, Errors, same};
@@ -24,7 +26,7 @@ pub(super) fn ingress(e: &mut Errors, ingress: &At) {
 fn ingress_rules(e: &mut Errors, ingress: &At) {
     let spec = ingress.at("spec");
     let (default, rules) = (spec.at("defaultBackend"), spec.at("rules"));
-    if !default.is_set() && rules.len() == 0 {
+    if !default.is_set() && rules.is_empty() {
         e.invalid_value(&spec, Value::Null, "either `defaultBackend` or `rules` must be specified");
     }
     if default.is_set() {
@@ -239,7 +241,7 @@ pub(super) fn endpoints_update(e: &mut Errors, new: &At, old: &Value) {
 fn subsets(e: &mut Errors, list: &At) {
     for subset in list.items() {
         let lists = ["addresses", "notReadyAddresses"].map(|name| subset.at(name));
-        if lists.iter().all(|l| l.len() == 0) {
+        if lists.iter().all(|l| l.is_empty()) {
             e.required(&subset, "must specify `addresses` or `notReadyAddresses`");
         }
         for address in lists.iter().flat_map(At::items) {
@@ -276,7 +278,7 @@ fn slice_endpoints(e: &mut Errors, slice: &At) {
     }
     for endpoint in list.items() {
         let addresses = endpoint.at("addresses");
-        if addresses.len() == 0 {
+        if addresses.is_empty() {
             e.required(&addresses, "must contain at least 1 address");
         } else if addresses.len() > 100 {
             e.push(Error::too_many(&addresses.path, addresses.len(), 100));
@@ -321,14 +323,13 @@ fn slice_ports(e: &mut Errors, list: &At) {
     if list.len() > 20_000 {
         return e.push(Error::too_many(&list.path, list.len(), 20_000));
     }
-    let mut seen = Vec::new();
+    let mut seen = HashSet::new();
     for port in list.items() {
         let name = port.at("name");
         e.optional_form(&name, names::dns_label);
-        if seen.contains(&name.str()) {
+        if !seen.insert(name.str()) {
             e.duplicate(&name);
         }
-        seen.push(name.str());
         if port.at("protocol").is_set() {
             e.maybe_one_of(&port.at("protocol"), &PROTOCOLS);
         } else {
@@ -374,7 +375,7 @@ pub(super) fn ip_address_update(e: &mut Errors, new: &At, old: &Value) {
 pub(super) fn service_cidr(e: &mut Errors, object: &At) {
     meta::object_meta(e, object, false, meta::subdomain);
     let ranges = object.at("spec.cidrs");
-    if ranges.len() == 0 {
+    if ranges.is_empty() {
         return e.required(&ranges, "at least one CIDR required");
     }
     if ranges.len() > 2 {

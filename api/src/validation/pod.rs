@@ -16,10 +16,10 @@ pub(super) fn create(e: &mut Errors, pod: &At) {
     meta::object_meta(e, pod, true, meta::subdomain);
     metadata_and_spec(e, pod);
     let spec = pod.at("spec");
-    if spec.at("ephemeralContainers").len() > 0 {
+    if !spec.at("ephemeralContainers").is_empty() {
         e.forbidden(&spec.at("ephemeralContainers"), "cannot be set on create");
     }
-    if !spec.at("nodeName").is_empty() && spec.at("schedulingGates").len() > 0 {
+    if !spec.at("nodeName").is_empty() && !spec.at("schedulingGates").is_empty() {
         e.forbidden(&spec.at("nodeName"), "cannot be set until all schedulingGates have been cleared");
     }
 }
@@ -44,7 +44,7 @@ pub(super) fn template(e: &mut Errors, at: &At) {
     meta::annotations(e, &at.at("metadata.annotations").called(at.below("annotations")));
     pod_spec(e, &at.at("spec"), None);
     let ephemeral = at.at("spec.ephemeralContainers");
-    if ephemeral.len() > 0 {
+    if !ephemeral.is_empty() {
         e.forbidden(&ephemeral, "ephemeral containers not allowed in pod template");
     }
 }
@@ -230,7 +230,7 @@ fn dns(e: &mut Errors, spec: &At) {
         if !config.is_set() {
             return e.required(&config, "must provide `dnsConfig` when `dnsPolicy` is None");
         }
-        if servers.len() == 0 {
+        if servers.is_empty() {
             return e.required(&servers, "must provide at least one DNS nameserver when `dnsPolicy` is None");
         }
     }

@@ -39,7 +39,7 @@ fn weight(e: &mut Errors, term: &At) {
 /// A NodeSelector.
 pub(super) fn node_selector(e: &mut Errors, at: &At) {
     let terms = at.at("nodeSelectorTerms");
-    if terms.len() == 0 {
+    if terms.is_empty() {
         return e.required(&terms, "must have at least one node selector term");
     }
     terms.items().for_each(|term| node_term(e, &term, true));
@@ -96,7 +96,7 @@ fn label_keys(e: &mut Errors, term: &At) {
     let selector = term.at("labelSelector");
     for name in ["matchLabelKeys", "mismatchLabelKeys"] {
         let keys = term.at(name);
-        if keys.len() > 0 && !selector.is_set() {
+        if !keys.is_empty() && !selector.is_set() {
             e.forbidden(&keys, "must not be specified when labelSelector is not set");
             continue;
         }

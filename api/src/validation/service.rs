@@ -1,5 +1,7 @@
 //! Services.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::check::{At, Errors};
@@ -42,7 +44,7 @@ pub(super) fn update(e: &mut Errors, service: &At, old: &Value) {
 pub(super) fn status(e: &mut Errors, service: &At, old: &Value) {
     meta::meta_update(e, service, old);
     let entries = service.at("status.loadBalancer.ingress");
-    if kind(&service.at("spec")) != "LoadBalancer" && entries.len() > 0 {
+    if kind(&service.at("spec")) != "LoadBalancer" && !entries.is_empty() {
         return e.forbidden(&entries, "may only be used when `spec.type` is 'LoadBalancer'");
     }
     for entry in entries.items() {
@@ -78,7 +80,7 @@ fn is_headless(spec: &At) -> bool {
 }
 
 fn is_external(spec: &At) -> bool {
-    matches!(kind(spec), "NodePort" | "LoadBalancer") || kind(spec) == "ClusterIP" && spec.at("externalIPs").len() > 0
+    matches!(kind(spec), "NodePort" | "LoadBalancer") || kind(spec) == "ClusterIP" && !spec.at("externalIPs").is_empty()
 }
 
 fn needs_health_check(spec: &At) -> bool {
@@ -88,11 +90,11 @@ fn needs_health_check(spec: &At) -> bool {
 fn rules(e: &mut Errors, service: &At) {
     let spec = service.at("spec");
     let ports = spec.at("ports");
-    if ports.len() == 0 && !is_headless(&spec) && kind(&spec) != "ExternalName" {
+    if ports.is_empty() && !is_headless(&spec) && kind(&spec) != "ExternalName" {
         e.required(&ports, "");
     }
     by_type(e, &spec);
-    let mut names = Vec::new();
+    let mut names = HashSet::new();
     for port in ports.items() {
         service_port(e, &port, ports.len() > 1, &mut names);
     }
@@ -139,16 +141,15 @@ fn by_type(e: &mut Errors, spec: &At) {
     }
 }
 
-fn service_port<'a>(e: &mut Errors, port: &At<'a>, needs_name: bool, seen: &mut Vec<&'a str>) {
+fn service_port<'a>(e: &mut Errors, port: &At<'a>, needs_name: bool, seen: &mut HashSet<&'a str>) {
     let name = port.at("name");
     if needs_name && name.is_empty() {
         e.required(&name, "");
     } else if !name.is_empty() {
         e.form(&name, names::dns_label);
-        if seen.contains(&name.str()) {
+        if !seen.insert(name.str()) {
             e.duplicate(&name);
         }
-        seen.push(name.str());
     }
     e.port_number(&port.at("port"));
     e.one_of(&port.at("protocol"), &PROTOCOLS);
@@ -228,13 +229,14 @@ fn ports_together(e: &mut Errors, spec: &At) {
     for port in ports.iter().filter(|p| kind(spec) == "ClusterIP" && p.at("nodePort").number() != 0) {
         e.forbidden(&port.at("nodePort"), "may not be used when `type` is 'ClusterIP'");
     }
-    for (i, port) in ports.iter().enumerate().filter(|(_, p)| p.at("nodePort").number() != 0) {
-        if ports[..i].iter().any(|p| number(p, "nodePort") == number(port, "nodePort")) {
+    let (mut node_ports, mut own_ports) = (HashSet::new(), HashSet::new());
+    for port in ports.iter().filter(|p| p.at("nodePort").number() != 0) {
+        if !node_ports.insert(number(port, "nodePort")) {
             e.duplicate(&port.at("nodePort"));
         }
     }
-    for (i, port) in ports.iter().enumerate() {
-        if ports[..i].iter().any(|p| number(p, "port") == number(port, "port")) {
+    for port in &ports {
+        if !own_ports.insert(number(port, "port")) {
             let key = json!({"protocol": port.at("protocol").value, "port": port.at("port").value});
             let shown = crate::schema::Schema::builtin("io.k8s.api.core.v1.ServicePort").map(|s| s.shown_go(&key));
             e.push(Error { value: shown, ..Error::duplicate(&port.path, "") });
@@ -247,7 +249,7 @@ fn source_ranges(e: &mut Errors, service: &At) {
     let spec = service.at("spec");
     let ranges = spec.at("loadBalancerSourceRanges").called(spec.below("LoadBalancerSourceRanges"));
     let only = "may only be used when `type` is 'LoadBalancer'";
-    if ranges.len() > 0 {
+    if !ranges.is_empty() {
         if kind(&spec) != "LoadBalancer" {
             e.forbidden(&ranges, only);
         }

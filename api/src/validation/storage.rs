@@ -137,7 +137,7 @@ pub(super) fn claim(e: &mut Errors, claim: &At) {
 
 /// The spec of a claim, or of a template of claims.
 pub(super) fn claim_spec(e: &mut Errors, spec: &At) {
-    if spec.at("accessModes").len() == 0 {
+    if spec.at("accessModes").is_empty() {
         e.required(&spec.at("accessModes"), "at least 1 access mode is required");
     }
     meta::label_selector(e, &spec.at("selector"));

@@ -39,7 +39,7 @@ pub(super) fn volumes<'a>(e: &mut Errors, list: &At<'a>, pod_name: &str) -> Vec<
     let mut good: Vec<At> = Vec::new();
     for volume in list.items() {
         let before = e.0.len();
-        one_source(e, &volume, &KINDS, |e, kind, source| source_rules(e, kind, source));
+        one_source(e, &volume, &KINDS, source_rules);
         let name = volume.at("name");
         e.required_form(&name, names::dns_label);
         if good.iter().any(|v| v.at("name").str() == name.str()) {

@@ -55,7 +55,7 @@ fn webhook(e: &mut Errors, hook: &At) {
     }
     client(e, &hook.at("clientConfig"));
     let versions = hook.at("admissionReviewVersions");
-    if versions.len() == 0 {
+    if versions.is_empty() {
         e.required(&versions, "must specify one of v1, v1beta1");
     } else if !versions.texts().iter().any(|v| matches!(*v, "v1" | "v1beta1")) {
         e.invalid(&versions, "must include at least one of v1, v1beta1");
@@ -126,7 +126,7 @@ pub(super) fn policy(e: &mut Errors, object: &At) {
     let spec = object.at("spec");
     e.maybe_one_of(&spec.at("failurePolicy"), &["Fail", "Ignore"]);
     let lists = ["validations", "auditAnnotations"].map(|f| spec.at(f));
-    if object.at("kind").str() == "ValidatingAdmissionPolicy" && lists.iter().all(|l| l.len() == 0) {
+    if object.at("kind").str() == "ValidatingAdmissionPolicy" && lists.iter().all(|l| l.is_empty()) {
         for list in &lists {
             e.required(list, "validations or auditAnnotations must contain at least one item");
         }

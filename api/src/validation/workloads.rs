@@ -39,7 +39,7 @@ fn lasting_template(e: &mut Errors, template: &At, kind: &str) {
 /// A selector that must be there and choose something.
 fn selector(e: &mut Errors, at: &At, kind: &str) {
     meta::label_selector(e, at);
-    if at.is_set() && at.at("matchLabels").len() + at.at("matchExpressions").len() == 0 {
+    if at.is_set() && at.at("matchLabels").is_empty() && at.at("matchExpressions").is_empty() {
         e.invalid(at, format!("empty selector is invalid for {kind}"));
     }
 }
@@ -155,7 +155,7 @@ fn daemon_set_spec(e: &mut Errors, spec: &At) {
     let at = spec.at("selector");
     meta::label_selector(e, &at);
     matching_template(e, at.value, &spec.at("template"));
-    if at.is_set() && at.at("matchLabels").len() + at.at("matchExpressions").len() == 0 {
+    if at.is_set() && at.at("matchLabels").is_empty() && at.at("matchExpressions").is_empty() {
         e.invalid(&at, "empty selector is invalid for daemonset");
     }
     lasting_template(e, &spec.at("template"), "DaemonSet");

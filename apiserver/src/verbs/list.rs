@@ -73,7 +73,7 @@ pub(super) fn wanted(call: &Call, watch: bool) -> Result<Wanted, Status> {
             errors.push(field::Error::forbidden(path, "resourceVersionMatch is forbidden when continue is provided"));
         }
         if !matches!(matching, "Exact" | "NotOlderThan") {
-            errors.push(field::Error::not_supported(path, matching, &["", "Exact", "NotOlderThan"]));
+            errors.push(field::Error::not_supported(path, matching, &["Exact", "NotOlderThan", ""]));
         }
         if matching == "Exact" && version == Some("0") {
             errors.push(field::Error::forbidden(path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));

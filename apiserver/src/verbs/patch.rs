@@ -135,7 +135,7 @@ async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Re
     create::namespace_matches(call, &config)?;
     // The configuration is checked for unknown fields, but what it leaves out is not filled in.
     write.take_in(config.clone(), duplicates)?;
-    resource.schema().prune(&mut config).map_err(Status::bad_request)?;
+    resource.schema().canonicalize(&mut config).map_err(Status::bad_request)?;
     value::object_mut(&mut config, &["metadata"]).insert("name".into(), call.info.name.as_str().into());
     if resource.namespaced {
         value::object_mut(&mut config, &["metadata"]).insert("namespace".into(), call.info.namespace.as_str().into());
@@ -170,7 +170,15 @@ impl Applying {
     /// What the configuration makes of the object that is there.
     fn onto(&self, write: &mut Write<'_>, live: Option<&Value>) -> Result<Value, Status> {
         let schema = write.call.resource.schema();
-        let applied = apply::apply(schema, live, &self.config, &self.manager, self.force, &self.reset).map_err(apply_error)?;
+        let applied = apply::apply(schema, live, &self.config, &self.manager, self.force, &self.reset).map_err(|error| match error {
+            apply::Error::Invalid(why) => {
+                let (info, resource) = (&write.call.info, &write.call.resource);
+                let kind = format!("{}/{}, Kind={}", resource.group, resource.version, resource.kind);
+                let of = format!("{}/{}; {kind}", info.namespace, info.name);
+                Status::new(500, "", format!("failed to create typed patch object ({of}): {why}"))
+            }
+            conflicts => apply_error(conflicts),
+        })?;
         let warnings = std::mem::take(&mut write.warnings);
         let new = write.take_in(applied, Vec::new());
         write.warnings = warnings;

@@ -119,6 +119,11 @@ fn conditions(o: &Observed<'_>, old: &NodeStatus) -> Vec<NodeCondition> {
     list
 }
 
+/// What the node has.
+pub(crate) fn capacity(ctx: &Context) -> Capacity {
+    ctx.runtime.capacity().unwrap_or_else(|| facts::capacity(&ctx.config.data_dir))
+}
+
 /// Whether two statuses say the same, heartbeats aside.
 fn same(a: &NodeStatus, b: &NodeStatus) -> bool {
     let still = |status: &NodeStatus| {
@@ -262,15 +267,15 @@ impl<'a> Keeper<'a> {
             "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:node has no pod CIDR yet".to_owned()
         };
         let fault = runtime_fault.or_else(|| (!ctx.has_pool()).then(no_range));
-        let simulated = ctx.runtime.capacity();
+        let simulated = ctx.runtime.capacity().is_some();
         let port = *ctx.port.borrow();
         let images = ctx.runtime.images().await.ok();
         let observed = Observed {
             config: &ctx.config,
             port,
             runtime: ctx.runtime.version(),
-            huge_pages: if simulated.is_some() { Vec::new() } else { facts::huge_pages() },
-            capacity: simulated.unwrap_or_else(|| facts::capacity(&ctx.config.data_dir)),
+            huge_pages: if simulated { Vec::new() } else { facts::huge_pages() },
+            capacity: capacity(ctx),
             images,
             fault,
             now: clock::now(),

@@ -24,6 +24,15 @@ pub struct Objects {
     pub requests: HashMap<String, usize>,
 }
 
+impl Objects {
+    /// The reasons and messages of all events about an object, in order.
+    pub fn said(&self, name: &str) -> Vec<String> {
+        let made = self.history.iter().filter(|(change, key, _)| *change == "ADDED" && key.starts_with("events/")).map(|(.., e)| e);
+        let text = |e: &Value| format!("{}: {}", e["reason"].as_str().unwrap_or_default(), e["message"].as_str().unwrap_or_default());
+        made.filter(|e| e["involvedObject"]["name"] == name).map(text).collect()
+    }
+}
+
 #[derive(Clone)]
 pub struct FakeApi {
     objects: Arc<Mutex<Objects>>,
@@ -116,7 +125,7 @@ impl FakeApi {
         let key = format!("{plural}/{}/{}", text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
         let mut objects = self.objects.lock().unwrap();
         if object["metadata"]["uid"].is_null() {
-            object["metadata"]["uid"] = format!("uid-{}", objects.history.len()).into();
+            object["metadata"]["uid"] = skiff_api::random::uid().into();
         }
         let change = if objects.all.contains_key(&key) { "MODIFIED" } else { "ADDED" };
         self.record(&mut objects, change, &key, object)
@@ -179,9 +188,7 @@ impl FakeApi {
 
     /// The reasons and messages of all events about an object, in order.
     pub fn events(&self, name: &str) -> Vec<String> {
-        let about = |e: &&Value| e["involvedObject"]["name"] == name;
-        let text = |e: &Value| format!("{}: {}", e["reason"].as_str().unwrap_or_default(), e["message"].as_str().unwrap_or_default());
-        self.with(|o| o.history.iter().filter(|(change, key, _)| *change == "ADDED" && key.starts_with("events/")).map(|(.., e)| e).filter(about).map(text).collect())
+        self.with(|o| o.said(name))
     }
 
     async fn handle(&self, request: Request<kube::client::Body>) -> Response<Body> {

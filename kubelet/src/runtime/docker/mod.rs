@@ -79,6 +79,10 @@ pub struct Options {
     pub cluster_cidr: String,
 }
 
+/// Containers as inspected last, with what Docker's list said of them then: while that stays, they do. Docker tells of an end
+/// before its list knows, so what an event is about is forgotten here.
+type Seen = Mutex<HashMap<String, (Summary, Container)>>;
+
 /// The containers of one node on a Docker engine.
 pub struct Docker {
     docker: bollard::Docker,
@@ -89,8 +93,7 @@ pub struct Docker {
     may_lower_oom: bool,
     /// The sandboxes' image, and the network: made when the first pod needs them.
     ground: OnceCell<String>,
-    /// Containers as inspected last, with what Docker's list said of them then: while that stays, they do.
-    seen: Mutex<HashMap<String, (Summary, Container)>>,
+    seen: Arc<Seen>,
     events: broadcast::Sender<Event>,
     _listening: DropGuard,
 }
@@ -121,7 +124,9 @@ impl Docker {
         let owner = Owner { cluster: options.cluster.clone(), node: options.node.clone() };
         let (events, _) = broadcast::channel(1024);
         let listening = CancellationToken::new();
-        tokio::spawn(listen(docker.clone(), owner.clone(), events.clone(), listening.clone()));
+        let seen: Arc<Seen> = Arc::default();
+        let listener = Listener { docker: docker.clone(), owner: owner.clone(), seen: seen.clone(), events: events.clone() };
+        tokio::spawn(listener.run(listening.clone()));
         Ok(Self {
             docker,
             owner,
@@ -130,7 +135,7 @@ impl Docker {
             version: version.split('+').next().unwrap_or_default().to_owned(),
             may_lower_oom: may_lower_oom(),
             ground: OnceCell::new(),
-            seen: Mutex::default(),
+            seen,
             events,
             _listening: listening.drop_guard(),
         })
@@ -214,37 +219,49 @@ impl Docker {
     }
 }
 
-/// Passes on what Docker tells of our containers, until cancelled.
-async fn listen(docker: bollard::Docker, owner: Owner, events: broadcast::Sender<Event>, stop: CancellationToken) {
-    loop {
-        let mut filters = owner.filter(None);
-        filters.insert("type".into(), vec!["container".into()]);
-        filters.insert("event".into(), ["start", "die", "oom", "destroy"].map(str::to_owned).into());
-        let mut stream = Box::pin(docker.events(Some(EventsOptions { filters: Some(filters), ..EventsOptions::default() })));
-        // Something may have happened while nobody listened. That nobody takes events is fine.
-        let _ = events.send(Event::All);
+/// Passes on what Docker tells of our containers.
+struct Listener {
+    docker: bollard::Docker,
+    owner: Owner,
+    seen: Arc<Seen>,
+    events: broadcast::Sender<Event>,
+}
+
+impl Listener {
+    async fn run(self, stop: CancellationToken) {
         loop {
-            let event = tokio::select! {
-                event = stream.next() => event,
+            tokio::select! {
+                () = self.listen() => {}
                 () = stop.cancelled() => return,
-            };
-            match event {
-                Some(Ok(event)) => {
-                    let uid = event.actor.and_then(|a| a.attributes).and_then(|mut labels| labels.remove(names::POD_UID));
-                    if let Some(uid) = uid {
-                        let _ = events.send(Event::Pod(uid));
-                    }
-                }
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "listening to Docker failed");
-                    break;
-                }
-                None => break,
+            }
+            tokio::select! {
+                () = tokio::time::sleep(EVENTS_PAUSE) => {}
+                () = stop.cancelled() => return,
             }
         }
-        tokio::select! {
-            () = tokio::time::sleep(EVENTS_PAUSE) => {}
-            () = stop.cancelled() => return,
+    }
+
+    /// Listens until the connection ends.
+    async fn listen(&self) {
+        let mut filters = self.owner.filter(None);
+        filters.insert("type".into(), vec!["container".into()]);
+        filters.insert("event".into(), ["start", "die", "oom", "destroy"].map(str::to_owned).into());
+        let mut stream = Box::pin(self.docker.events(Some(EventsOptions { filters: Some(filters), ..EventsOptions::default() })));
+        // Something may have happened while nobody listened. That nobody takes events is fine.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        let _ = self.events.send(Event::All);
+        loop {
+            let actor = match stream.next().await {
+                Some(Ok(event)) => event.actor.unwrap_or_default(),
+                Some(Err(error)) => return tracing::debug!(%error, "listening to Docker failed"),
+                None => return,
+            };
+            if let Some(id) = &actor.id {
+                self.seen.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+            }
+            if let Some(uid) = actor.attributes.and_then(|mut labels| labels.remove(names::POD_UID)) {
+                let _ = self.events.send(Event::Pod(uid));
+            }
         }
     }
 }
@@ -402,7 +419,11 @@ impl Docker {
         let options = || Some(CreateContainerOptions { name: Some(name.to_owned()), ..CreateContainerOptions::default() });
         match self.docker.create_container(options(), body.clone()).await.map_err(failed) {
             Err(Error::Failed(why)) if why.contains("is already in use by container") => {
-                // The name says that it is the same pod's, by uid.
+                let holder = self.docker.inspect_container(name, None).await.map_err(failed)?;
+                let labels = holder.config.and_then(|c| c.labels).unwrap_or_default();
+                if !self.owner.owns(&labels) {
+                    return Err(Error::Failed(why));
+                }
                 self.remove(name).await?;
                 self.docker.create_container(options(), body).await.map_err(failed).map(|made| made.id)
             }

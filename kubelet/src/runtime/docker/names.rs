@@ -57,6 +57,11 @@ impl Owner {
         HashMap::from([("label".to_owned(), labels)])
     }
 
+    /// Whether what carries these labels is ours.
+    pub fn owns(&self, labels: &HashMap<String, String>) -> bool {
+        labels.get(CLUSTER) == Some(&self.cluster) && labels.get(NODE) == Some(&self.node)
+    }
+
     fn labels(&self, pod: &PodRef, container: &str, attempt: u32) -> HashMap<String, String> {
         let pairs = [
             (CLUSTER, self.cluster.clone()),
