@@ -5,6 +5,7 @@ mod rbac;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use http::Method;
 use serde_json::{Value, json};
 use skiff_api::{Status, resource, value};
@@ -18,6 +19,9 @@ use crate::strategy::{CLAIM_PREFIXES, give_back, orphaned};
 /// Who writes the first objects.
 const AUTHOR: &str = "system:apiserver";
 
+/// How many objects are written at a time.
+const PARALLEL: usize = 32;
+
 /// Writes what isn't there.
 pub(crate) async fn write(server: &Arc<Server>) -> Result<(), Status> {
     for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
@@ -30,9 +34,9 @@ pub(crate) async fn write(server: &Arc<Server>) -> Result<(), Status> {
         let class = json!({"kind": "PriorityClass", "metadata": {"name": name}, "value": number, "description": description});
         ensure(server, "scheduling.k8s.io/v1", class).await?;
     }
-    for object in rbac::objects() {
-        ensure(server, "rbac.authorization.k8s.io/v1", object).await?;
-    }
+    // Side by side, so that a durable store makes them durable in few strokes.
+    let policy = rbac::objects().into_iter().map(|object| ensure(server, "rbac.authorization.k8s.io/v1", object));
+    stream::iter(policy).buffer_unordered(PARALLEL).try_collect::<()>().await?;
     kubernetes_service(server).await?;
     release_orphaned_claims(server).await
 }
@@ -44,7 +48,8 @@ async fn ensure(server: &Arc<Server>, version: &str, mut object: Value) -> Resul
     let resource = resource::find_kind(group, short, kind).ok_or_else(Status::no_such_resource)?;
     let (namespace, name) = (value::text(&object, &["metadata", "namespace"]), value::text(&object, &["metadata", "name"]));
     let key = server.key(resource, namespace, name);
-    if server.store.get(&key).await?.is_some() {
+    // The cache has read the whole store before this; what has come since is found when it is created.
+    if server.cache.resource(&resource.storage_prefix).is_some_and(|cache| cache.get(&key).is_some()) {
         return Ok(());
     }
     let base = if group.is_empty() { format!("/api/{short}") } else { format!("/apis/{version}") };

@@ -179,7 +179,7 @@ impl Server {
         let (parts, incoming) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
-        let (shape, refused) = match Shape::negotiate(&parts.headers) {
+        let (shape, refused) = match Shape::negotiate(&parts.headers, matches!(info.verb, "list" | "watch")) {
             Ok(shape) => (shape, None),
             Err(status) => (Shape::JSON, Some(status)),
         };
@@ -195,7 +195,8 @@ impl Server {
             }
             let served = self.registry.now();
             let Some(resource) = served.find(&info.group, &info.version, &info.resource) else {
-                return Err(missing(&info, served.has_version(&info.group, &info.version)));
+                let version_served = served.has_version(&info.group, &info.version);
+                return if version_served { Err(Status::no_such_resource()) } else { Ok(publish::no_such_path()) };
             };
             // A path with a namespace for a resource that has none, or the reverse for all but reads.
             let wrong_scope = if resource.namespaced {
@@ -248,8 +249,4 @@ fn kept(resources: &[Arc<Resource>]) -> Vec<(String, Fields)> {
 pub(crate) fn fields_of(resource: &Resource) -> Fields {
     let own = resource.selectable_fields.iter().filter(|f| !matches!(f.label.as_ref(), "metadata.name" | "metadata.namespace"));
     own.map(|f| (f.label.to_string(), f.path.iter().map(ToString::to_string).collect())).collect()
-}
-
-fn missing(info: &RequestInfo, version_served: bool) -> Status {
-    if version_served { Status::no_such_resource() } else { publish::no_such_path(info) }
 }

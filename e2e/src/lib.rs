@@ -1,11 +1,13 @@
 //! Helpers of the end-to-end tests.
 
+pub mod up;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use skiff::Cluster;
 use skiff_apiserver::auth::User;
-use skiff_apiserver::http::body;
+use skiff_apiserver::http::body::{self, Reply};
 
 /// Says that a test can't run here, in the form that the test script counts.
 pub fn skip(test: &str, reason: &str) {
@@ -57,8 +59,21 @@ pub struct Answer {
     pub body: Value,
 }
 
-/// Asks the cluster's API server, as the administrator, or without `user` as nobody.
+/// Asks the cluster's API server, as the administrator, or without `admin` as nobody. Of a watch only the head is read,
+/// for its body may go on for ever.
 pub async fn ask(cluster: &Cluster, ask: &Ask<'_>, admin: bool) -> Answer {
+    let reply = send(cluster, ask, admin).await;
+    let warning: Vec<&str> = reply.headers().get_all("warning").iter().filter_map(|v| v.to_str().ok()).collect();
+    let (code, warning) = (reply.status().as_u16(), warning.join(","));
+    if code == 200 && ask.path.contains("watch=") {
+        return Answer { code, warning, body: Value::Null };
+    }
+    let bytes = body::collect(reply.into_body()).await.expect("a body");
+    let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    Answer { code, warning, body }
+}
+
+async fn send(cluster: &Cluster, ask: &Ask<'_>, admin: bool) -> Reply {
     let mut request = http::Request::builder().method(ask.method).uri(ask.path);
     for (name, value) in [("content-type", ask.content_type), ("accept", ask.accept)] {
         if !value.is_empty() {
@@ -70,10 +85,5 @@ pub async fn ask(cluster: &Cluster, ask: &Ask<'_>, admin: bool) -> Answer {
     }
     let request = request.body(body::full(ask.body.clone())).expect("a request");
     let user = admin.then(|| User::new("kubernetes-admin", ["system:masters"]));
-    let reply = cluster.server().handle(request, user).await;
-    let warning: Vec<&str> = reply.headers().get_all("warning").iter().filter_map(|v| v.to_str().ok()).collect();
-    let (code, warning) = (reply.status().as_u16(), warning.join(","));
-    let bytes = body::collect(reply.into_body()).await.expect("a body");
-    let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-    Answer { code, warning, body }
+    cluster.server().handle(request, user).await
 }

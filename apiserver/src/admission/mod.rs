@@ -1,6 +1,7 @@
 //! Admission: rules that look beyond the object, each a plugin with upstream's name, in upstream's order.
 
 mod defaults;
+mod escalation;
 mod namespace;
 mod nodes;
 mod priority;
@@ -44,7 +45,7 @@ trait Plugin: Send + Sync {
 }
 
 /// The plugins, in the order in which they act.
-const PLUGINS: [&dyn Plugin; 9] = [
+const PLUGINS: &[&dyn Plugin] = &[
     &namespace::NamespaceLifecycle,
     &service_account::ServiceAccount,
     &nodes::NodeRestriction,
@@ -54,6 +55,7 @@ const PLUGINS: [&dyn Plugin; 9] = [
     &defaults::DefaultStorageClass,
     &defaults::DefaultIngressClass,
     &defaults::StorageObjectInUseProtection,
+    &escalation::Escalation,
 ];
 
 /// Lets the plugins change what is to be kept.

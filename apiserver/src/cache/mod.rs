@@ -19,7 +19,7 @@ pub use object::{Fields, Object, encode, field_text, labels_of};
 pub use resource::{Change, Filter, Listed, ResourceCache, TooOld};
 
 /// How long a reader waits for the cache to catch up with the store.
-const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
 /// How soon a broken watch of the store is opened again.
 const REOPEN_DELAY: Duration = Duration::from_millis(250);
 

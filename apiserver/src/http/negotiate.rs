@@ -49,8 +49,9 @@ impl Shape {
         }
     }
 
-    /// Reads the header: the best-liked media type that can be written; 406 when there is none.
-    pub fn negotiate(headers: &HeaderMap) -> Result<Self, Status> {
+    /// Reads the header: the best-liked media type that can be written; 406 when there is none. `streams` says whether
+    /// the path can also answer with a watch, which the refusal mentions.
+    pub fn negotiate(headers: &HeaderMap, streams: bool) -> Result<Self, Status> {
         let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
         let accept = accept.join(",");
         let mut clauses: Vec<(f32, &str)> =
@@ -59,11 +60,26 @@ impl Shape {
             return Ok(Self::JSON);
         }
         clauses.sort_by_key(|(quality, _)| Reverse((quality * 1000.0) as i32));
-        clauses.into_iter().find_map(|(_, clause)| shape(clause)).ok_or_else(|| {
-            let message = "only the following media types are accepted: application/json, application/yaml";
-            Status::new(406, "NotAcceptable", message)
+        clauses.iter().find_map(|(_, clause)| shape(clause)).ok_or_else(|| {
+            // Upstream refuses in two places: media types that it has never heard of by the route, others later.
+            if clauses.iter().any(|(_, clause)| known(clause)) {
+                let message = format!("only the following media types are accepted: {REPRESENTATIONS}");
+                return Status::new(406, "NotAcceptable", message);
+            }
+            let watch = if streams { ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch" } else { "" };
+            let message = format!("406: Not Acceptable\n\nAvailable representations: {REPRESENTATIONS}{watch}");
+            Status { details: Some(Box::default()), ..Status::new(406, "NotAcceptable", message) }
         })
     }
+}
+
+/// What upstream says it can write. Protobuf is among them for clients' sake: what asks for it always takes JSON too.
+const REPRESENTATIONS: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+
+/// Whether the clause's media type is one of upstream's.
+fn known(clause: &str) -> bool {
+    let media = clause.split(';').next().unwrap_or("").trim();
+    matches!(media, "*/*" | "application/*") || REPRESENTATIONS.split(", ").any(|r| r == media)
 }
 
 fn quality(clause: &str) -> f32 {
@@ -105,7 +121,7 @@ mod tests {
     fn check(accept: &str, expected: Result<(Format, Transform), u16>) {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().expect("a header"));
-        let shape = Shape::negotiate(&headers).map(|s| (s.format, s.transform)).map_err(|e| e.code);
+        let shape = Shape::negotiate(&headers, false).map(|s| (s.format, s.transform)).map_err(|e| e.code);
         assert_eq!(shape, expected, "{accept}");
     }
 

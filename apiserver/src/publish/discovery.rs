@@ -6,7 +6,7 @@ use http::{HeaderMap, header};
 use serde_json::{Map, Value, json};
 use skiff_api::resource::{Resource, Subresource};
 
-use crate::http::body::{Reply, full, reply, text};
+use crate::http::body::{Reply, full, reply};
 use crate::http::encode::bytes_of;
 use crate::http::negotiate::Shape;
 use crate::registry::Served;
@@ -48,10 +48,10 @@ pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap, shape
                 found["apiVersion"] = "v1".into();
                 answer(found)
             }
-            None => Some(text(404, "404 page not found\n")),
+            None => Some(super::no_such_path()),
         },
         ["apis", group, version] if served.has_version(group, version) => answer(resources(&served, group, version)),
-        ["api" | "apis", ..] => Some(text(404, "404 page not found\n")),
+        ["api" | "apis", ..] => Some(super::no_such_path()),
         _ => None,
     }
 }

@@ -21,8 +21,8 @@ use crate::server::Server;
 pub const MAJOR_MINOR_PATCH: &str = "v1.36.2";
 
 /// A refusal of a path that leads nowhere: plain text, as upstream has it.
-pub(crate) fn no_such_path(_info: &RequestInfo) -> Status {
-    Status::new(404, "", "404 page not found")
+pub(crate) fn no_such_path() -> Reply {
+    text(404, "404 page not found\n")
 }
 
 /// Answers what is no resource.
@@ -48,7 +48,7 @@ pub(crate) async fn serve(server: &Arc<Server>, info: &RequestInfo, query: &Quer
         path if path.starts_with("/openapi/v3/") => openapi::serve(server, path, headers),
         path => match path.split_once("z/").filter(|(kind, _)| matches!(*kind, "/health" | "/live" | "/ready")) {
             Some((_, check)) => one_check(server, check).await,
-            None => Ok(text(404, "404 page not found\n")),
+            None => Ok(no_such_path()),
         },
     }
 }
@@ -118,7 +118,7 @@ async fn one_check(server: &Server, name: &str) -> Result<Reply, Status> {
     Ok(match checks(server).await.into_iter().find(|(check, _)| *check == name) {
         Some((_, Ok(()))) => text(200, "ok"),
         Some((_, Err(why))) => text(500, format!("internal server error: {why}\n")),
-        None => text(404, "404 page not found\n"),
+        None => no_such_path(),
     })
 }
 

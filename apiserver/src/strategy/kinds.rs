@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use skiff_api::{Status, value};
 
 use super::service::Services;
 use super::{Orphaning, Strategy};
-use crate::verbs::Call;
+use crate::verbs::{Call, now_text};
 
 /// A kind with nothing special.
 pub(super) struct Plain;
@@ -33,6 +33,8 @@ impl Strategy for Counted {
 struct Facts {
     /// What a new object's status is.
     status: Option<fn() -> Value>,
+    /// What else is made of a new object, or (with the old one) of a new version of it.
+    prepare: fn(&mut Value, Option<&Value>),
     generation: bool,
     annotations: bool,
     requires_version: bool,
@@ -42,6 +44,7 @@ struct Facts {
 
 const PLAIN: Facts = Facts {
     status: None,
+    prepare: |_, _| (),
     generation: false,
     annotations: false,
     requires_version: false,
@@ -60,12 +63,28 @@ fn no_replicas() -> Value {
     json!({"replicas": 0})
 }
 
+/// A volume says since when it is in its phase.
+fn phase_time(volume: &mut Value, old: Option<&Value>) {
+    if old.is_none_or(|old| value::text(old, &["status", "phase"]) != value::text(volume, &["status", "phase"])) {
+        value::object_mut(volume, &["status"]).insert("lastPhaseTransitionTime".into(), now_text().into());
+    }
+}
+
+/// A daemon set counts its templates in an annotation, as it did before there were controller revisions.
+fn template_generation(set: &mut Value, old: Option<&Value>) {
+    const ANNOTATION: &str = "deprecated.daemonset.template.generation";
+    let before = old.and_then(|old| value::text(old, &["metadata", "annotations", ANNOTATION]).parse::<i64>().ok()).unwrap_or(0);
+    let changed = old.is_none_or(|old| value::at(old, &["spec", "template"]) != value::at(set, &["spec", "template"]));
+    let generation = (before + i64::from(changed)).max(1);
+    value::object_mut(set, &["metadata", "annotations"]).insert(ANNOTATION.into(), generation.to_string().into());
+}
+
 /// The kinds that differ from a plain one in facts alone.
 const FACTS: &[(&str, &str, Facts)] = &[
     ("", "Endpoints", UPSERT),
     ("", "Event", UPSERT),
     ("", "LimitRange", UPSERT),
-    ("", "PersistentVolume", Facts { status: Some(|| json!({"phase": "Pending"})), ..PLAIN }),
+    ("", "PersistentVolume", Facts { status: Some(|| json!({"phase": "Pending"})), prepare: phase_time, ..PLAIN }),
     ("", "PersistentVolumeClaim", Facts { status: Some(|| json!({"phase": "Pending"})), ..PLAIN }),
     ("", "PodTemplate", COUNTED),
     ("", "ReplicationController", Facts { status: Some(no_replicas), orphaning: Orphaning::Orphan, ..COUNTED }),
@@ -79,6 +98,7 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("apiregistration.k8s.io", "APIService", Facts { status: Some(empty), requires_version: true, ..PLAIN }),
     ("apps", "DaemonSet", Facts {
         status: Some(|| json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0})),
+        prepare: template_generation,
         ..COUNTED
     }),
     ("apps", "Deployment", Facts { status: Some(empty), annotations: true, ..COUNTED }),
@@ -149,6 +169,11 @@ impl Strategy for Factual {
         if let Some(status) = self.0.status {
             object["status"] = status();
         }
+        (self.0.prepare)(object, None);
+    }
+
+    fn prepare_update(&self, _call: &Call, new: &mut Value, old: &Value) {
+        (self.0.prepare)(new, Some(old));
     }
 
     fn default_orphaning(&self) -> Orphaning {
@@ -181,6 +206,10 @@ impl Strategy for Namespaces {
             return Err(Status::forbidden(call.resource.group_resource(), name, "this namespace may not be deleted"));
         }
         Ok(())
+    }
+
+    fn deletion_counts_at_once(&self) -> bool {
+        true
     }
 
     fn prepare_delete(&self, object: &mut Value) {
@@ -253,6 +282,7 @@ impl Strategy for Jobs {
         }
         let (uid, name) = (value::at(object, &["metadata", "uid"]).clone(), value::at(object, &["metadata", "name"]).clone());
         let labels = value::object_mut(object, &["spec", "template", "metadata", "labels"]);
+        let before = Value::Object(labels.clone());
         for (key, text) in [
             ("controller-uid", &uid),
             ("job-name", &name),
@@ -261,7 +291,13 @@ impl Strategy for Jobs {
         ] {
             labels.insert(key.into(), text.clone());
         }
+        let labels = labels.clone();
         value::object_mut(object, &["spec", "selector", "matchLabels"]).insert("batch.kubernetes.io/controller-uid".into(), uid);
+        // A job without labels has its template's.
+        let own = value::object_mut(object, &["metadata"]).entry("labels").or_insert(Value::Null);
+        if own.as_object().is_none_or(Map::is_empty) || *own == before {
+            *own = labels.into();
+        }
     }
 
     fn default_orphaning(&self) -> Orphaning {

@@ -86,6 +86,11 @@ pub(crate) trait Strategy: Send + Sync {
         Ok(())
     }
 
+    /// Whether other requests must heed a deletion from the moment that it is answered.
+    fn deletion_counts_at_once(&self) -> bool {
+        false
+    }
+
     /// Changes an object that is being deleted.
     fn prepare_delete(&self, _object: &mut Value) {}
 

@@ -210,9 +210,9 @@ pub(crate) fn parse_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Stat
         }),
         "application/yaml" => parse_yaml(body),
         protobuf::MEDIA_TYPE => parse_protobuf(body),
-        other => {
+        _ => {
             let message = format!(
-                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, {} (got {other})",
+                "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, {}",
                 protobuf::MEDIA_TYPE
             );
             Err(Status::new(415, "UnsupportedMediaType", message))
