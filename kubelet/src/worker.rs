@@ -199,9 +199,6 @@ impl Worker {
             Ok(state) => self.state = state,
             Err(error) => tracing::warn!(pod = pod::shown(&self.pod), %error, "reading the pod's containers failed"),
         }
-        if let Some(ip) = self.state.ready_sandbox().and_then(|s| s.ip) {
-            self.ctx.adopt_address(pod::uid(&self.pod), ip);
-        }
         let fresh = self.state.containers.is_empty() && self.state.sandboxes.is_empty();
         if !fresh {
             admission::adopt(&self.ctx, &self.pod);

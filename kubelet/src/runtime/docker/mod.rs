@@ -12,6 +12,7 @@ mod streams;
 mod view;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -332,13 +333,17 @@ impl Runtime for Docker {
         Ok(state)
     }
 
-    async fn pods(&self) -> Result<Vec<PodRef>> {
+    async fn pods(&self) -> Result<Vec<(PodRef, Option<IpAddr>)>> {
         let options = ListContainersOptions { all: true, filters: Some(self.owner.filter(None)), ..Default::default() };
         let list = self.docker.list_containers(Some(options)).await.map_err(failed)?;
-        let mut pods: Vec<_> = list.iter().filter_map(|c| c.labels.as_ref()).map(names::pod_ref).collect();
-        pods.sort_by(|a, b| a.uid.cmp(&b.uid));
-        pods.dedup();
-        Ok(pods)
+        let mut pods: HashMap<PodRef, Option<IpAddr>> = HashMap::new();
+        for container in &list {
+            let Some(labels) = &container.labels else { continue };
+            let networks = container.network_settings.as_ref().and_then(|s| s.networks.as_ref());
+            let address = pods.entry(names::pod_ref(labels)).or_default();
+            *address = address.or_else(|| view::address(networks?));
+        }
+        Ok(pods.into_iter().collect())
     }
 
     async fn create_container(&self, sandbox_id: &str, config: &ContainerConfig) -> Result<String> {
