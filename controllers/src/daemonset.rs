@@ -111,13 +111,11 @@ enum Wish {
 impl Rules {
     fn new(spec: &DaemonSetSpec) -> Self {
         let pod = spec.template.spec.clone().unwrap_or_default();
-        let mut rules = NodeRules::default();
-        rules.selector = pod.node_selector.clone().unwrap_or_default();
         let required = pod.affinity.as_ref().and_then(|a| a.node_affinity.as_ref());
         let required = required.and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref());
-        rules.terms = required.map(|r| r.node_selector_terms.iter().map(NodeTerm::new).collect());
+        let terms = required.map(|r| r.node_selector_terms.iter().map(NodeTerm::new).collect());
         Self {
-            node: rules,
+            node: NodeRules { selector: pod.node_selector.clone().unwrap_or_default(), terms },
             only: pod.node_name.clone().filter(|name| !name.is_empty()),
             tolerations: tolerations(pod.tolerations.unwrap_or_default(), pod.host_network.unwrap_or(false)),
         }

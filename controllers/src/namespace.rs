@@ -172,7 +172,9 @@ fn status(mut status: NamespaceStatus, remains: &Remains, now: Timestamp) -> Nam
     };
     let mut failures = remains.failures.clone();
     failures.sort();
-    let conditions: [(&str, Option<(&str, String)>, &str, &str); 5] = [
+    // Its type, the reason and message when it holds, those when it doesn't.
+    type Told<'a> = (&'a str, Option<(&'a str, String)>, &'a str, &'a str);
+    let conditions: [Told; 5] = [
         (
             "NamespaceDeletionDiscoveryFailure",
             remains.undiscovered.clone().map(|why| ("DiscoveryFailed", why)),

@@ -1,5 +1,7 @@
 //! Helpers of the end-to-end tests.
 
+pub mod up;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;

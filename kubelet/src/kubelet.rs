@@ -19,7 +19,7 @@ use crate::events::Recorder;
 use crate::node::{self, Keeper};
 use crate::runtime::{Event, Reality, Runtime};
 use crate::worker::{Update, Worker};
-use crate::{end, pod};
+use crate::{end, pod, server};
 
 /// A kubelet that failed.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,14 @@ pub enum Error {
     DataDir {
         /// The directory.
         path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The kubelet's server can't listen.
+    #[error("listen at {address}")]
+    Listen {
+        /// Where.
+        address: String,
         /// Why.
         source: std::io::Error,
     },
@@ -59,20 +67,36 @@ impl Kubelet {
         Self { ctx: Arc::new(Context::new(config, client, runtime, events, reader)), services, shutdown }
     }
 
+    /// The kubelet's own API, to be served in process; see [`crate::serve_connection`].
+    pub fn router(&self) -> axum::Router {
+        server::router(self.ctx.clone())
+    }
+
     /// Registers the node and runs its pods until shutdown. Containers live on after it.
     pub async fn run(self) -> Result<(), Error> {
-        let data_dir = &self.ctx.config.data_dir;
+        let Self { ctx, services, shutdown } = self;
+        let data_dir = &ctx.config.data_dir;
         std::fs::create_dir_all(data_dir).map_err(|source| Error::DataDir { path: data_dir.display().to_string(), source })?;
-        let mut keeper = Keeper::new(&self.ctx);
-        match keeper.register(&self.shutdown).await {
-            Err(_) if self.shutdown.is_cancelled() => return Ok(()),
-            other => other?,
-        }
-        let mut pods = Pods { ctx: self.ctx.clone(), workers: HashMap::new(), tasks: JoinSet::new(), seen: None };
-        let services = watch_services(&self.ctx, self.services, &self.shutdown);
-        tokio::join!(keeper.run(self.shutdown.clone()), pods.run(&self.shutdown), services);
-        Ok(())
+        let serve = async {
+            let Some(listen) = &ctx.config.listen else { return Ok(()) };
+            let served = server::listen(ctx.clone(), listen, shutdown.clone()).await;
+            served.map_err(|source| Error::Listen { address: listen.address.to_string(), source })
+        };
+        let run = run_pods(&ctx, services, &shutdown);
+        tokio::try_join!(serve, run).map(|_| ())
     }
+}
+
+/// Registers the node, and runs its pods.
+async fn run_pods(ctx: &Arc<Context>, services: reflector::store::Writer<Service>, shutdown: &CancellationToken) -> Result<(), Error> {
+    let mut keeper = Keeper::new(ctx);
+    match keeper.register(shutdown).await {
+        Err(_) if shutdown.is_cancelled() => return Ok(()),
+        other => other?,
+    }
+    let mut pods = Pods { ctx: ctx.clone(), workers: HashMap::new(), tasks: JoinSet::new(), seen: None };
+    tokio::join!(keeper.run(shutdown.clone()), pods.run(shutdown), watch_services(ctx, services, shutdown));
+    Ok(())
 }
 
 /// Keeps all Services known, where containers are told of them.

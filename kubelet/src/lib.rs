@@ -22,8 +22,10 @@ pub mod probes;
 pub mod resolv;
 pub mod runtime;
 pub mod security;
+mod server;
 mod start;
 pub mod status;
+pub mod streams;
 #[cfg(test)]
 mod testing;
 pub mod volumes;
@@ -36,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{Config, Listen};
 pub use kubelet::{Error, Kubelet};
 pub use runtime::Runtime;
+pub use server::serve_connection;
 
 /// Runs a node's kubelet until shutdown. Who needs its server in process makes a [`Kubelet`] instead.
 pub async fn run(config: Config, client: kube::Client, runtime: Arc<dyn Runtime>, shutdown: CancellationToken) -> Result<(), Error> {

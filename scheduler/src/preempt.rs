@@ -132,7 +132,10 @@ fn importance(pod: &Arc<PodFacts>) -> (Reverse<i32>, bool, Option<Timestamp>) {
     (Reverse(pod.priority), pod.started.is_none(), pod.started)
 }
 
-/// The fewest pods whose eviction makes room on the node, and how many of them break a budget.
+/// Pods to evict from a node and how many of them break a budget; or why that makes no room.
+type Victims = Result<(Vec<Arc<PodFacts>>, usize), Vec<Cow<'static, str>>>;
+
+/// The fewest pods whose eviction makes room on the node.
 fn victims_on(
     cycles: &Cycles<'_>,
     pod: &PodFacts,
@@ -140,7 +143,7 @@ fn victims_on(
     nominated: &Nominated,
     budgets: &[Budget],
     id: usize,
-) -> Result<(Vec<Arc<PodFacts>>, usize), Vec<Cow<'static, str>>> {
+) -> Victims {
     let mut node = cluster.node(id).clone();
     let mut trial: Cycles<'_> = cycles.iter().map(|(weight, cycle)| (*weight, cycle.fork())).collect();
     let mut lesser: Vec<Arc<PodFacts>> = node.pods.iter().filter(|p| p.priority < pod.priority).cloned().collect();

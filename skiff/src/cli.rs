@@ -32,7 +32,7 @@ pub enum Command {
     /// Run an API server alone.
     Apiserver(ApiServer),
     /// Run the controllers alone, against the API server of a kubeconfig.
-    Controllers(Remote),
+    Controllers(Controllers),
     /// Run the scheduler alone.
     Scheduler(Remote),
     /// Run a node alone.
@@ -129,6 +129,17 @@ pub struct Remote {
     /// The kubeconfig of the API server [default: $KUBECONFIG or ~/.kube/config].
     #[arg(long, value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
+}
+
+/// `skiff controllers`
+#[derive(Args, Clone, Debug)]
+pub struct Controllers {
+    /// Which API server.
+    #[command(flatten)]
+    pub remote: Remote,
+    /// Where the addresses of pods come from: a /24 a node.
+    #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
+    pub pod_cidr: Cidr,
 }
 
 /// `skiff kubelet`

@@ -193,7 +193,7 @@ impl Cluster {
         let node_names = (0..options.nodes).map(|index| format!("{}-{index}", node_prefix(&options.name))).collect();
         let cluster = Self { server, authority, node_names, tasks, stop, _guard: guard };
         if options.control {
-            cluster.start_control();
+            cluster.start_control(options.network.pods);
         }
         let data_dir = match options.data_dir {
             Some(dir) => dir,
@@ -238,9 +238,14 @@ impl Cluster {
         self.tasks.spawn(task);
     }
 
-    fn start_control(&self) {
+    fn start_control(&self, pods: Cidr) {
         let (stop, controllers) = (self.stop.clone(), self.client("system:kube-controller-manager", &["system:masters"]));
-        self.spawn(async move { ended("controllers", skiff_controllers::run(Default::default(), controllers, stop).await) });
+        let config = skiff_controllers::Config {
+            root_ca: Some(self.authority.pair.certificate.clone()),
+            pod_cidrs: vec![pods.to_string()],
+            ..skiff_controllers::Config::default()
+        };
+        self.spawn(async move { ended("controllers", skiff_controllers::run(config, controllers, stop).await) });
         let (stop, scheduler) = (self.stop.clone(), self.client("system:kube-scheduler", &["system:masters"]));
         self.spawn(async move { ended("scheduler", skiff_scheduler::run(Default::default(), scheduler, stop).await) });
     }
@@ -249,7 +254,7 @@ impl Cluster {
         let client = self.client(&format!("system:node:{}", config.node_name), &["system:nodes"]);
         let name = config.node_name.clone();
         let kubelet = skiff_kubelet::Kubelet::new(config, client, runtime, self.stop.clone());
-        let _ = (name, dialer);
+        dialer.add(&name, kubelet.router());
         self.spawn(async move { ended("kubelet", kubelet.run().await) });
     }
 

@@ -14,7 +14,7 @@ use skiff_kubelet::runtime::docker::{self, Docker};
 use skiff_kubelet::runtime::simulated::Simulated;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{ApiServer, Dns, Kubelet, Proxy, Remote, RuntimeChoice};
+use crate::cli::{ApiServer, Controllers, Dns, Kubelet, Proxy, Remote, RuntimeChoice};
 use crate::cluster::{BUILD, SIMULATED_NODE, VERSION};
 use crate::data_dir::{self, DataDir};
 use crate::up::{self, DOCKER_SOCKET, Opened};
@@ -33,8 +33,12 @@ fn until_terminated() -> CancellationToken {
     stop
 }
 
+fn kubeconfig_path(remote: &Remote) -> anyhow::Result<PathBuf> {
+    remote.kubeconfig.clone().or_else(kubeconfig::default_path).context("no kubeconfig: say --kubeconfig")
+}
+
 async fn client(remote: &Remote) -> anyhow::Result<Client> {
-    let path = remote.kubeconfig.clone().or_else(kubeconfig::default_path).context("no kubeconfig: say --kubeconfig")?;
+    let path = kubeconfig_path(remote)?;
     let client = down::client(&path).await?;
     client.apiserver_version().await.with_context(|| format!("reach the API server of {}", path.display()))?;
     Ok(client)
@@ -78,10 +82,15 @@ pub async fn apiserver(args: ApiServer) -> anyhow::Result<()> {
 }
 
 /// `skiff controllers`
-pub async fn controllers(args: Remote) -> anyhow::Result<()> {
-    let client = client(&args).await?;
+pub async fn controllers(args: Controllers) -> anyhow::Result<()> {
+    let client = client(&args.remote).await?;
+    let config = skiff_controllers::Config {
+        root_ca: down::authority(&kubeconfig_path(&args.remote)?)?,
+        pod_cidrs: vec![args.pod_cidr.to_string()],
+        ..skiff_controllers::Config::default()
+    };
     println!("controllers run");
-    Ok(skiff_controllers::run(Default::default(), client, until_terminated()).await?)
+    Ok(skiff_controllers::run(config, client, until_terminated()).await?)
 }
 
 /// `skiff scheduler`

@@ -99,3 +99,17 @@ pub async fn client(path: &Path) -> anyhow::Result<Client> {
     let config = Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.context("use the kubeconfig")?;
     Ok(Client::try_from(config)?)
 }
+
+/// The certificate (PEM) of the authority that a kubeconfig's current cluster is known by, where it has one.
+pub fn authority(path: &Path) -> anyhow::Result<Option<String>> {
+    let config = kubeconfig::read(path)?;
+    let named = |list: &str, name: &str| config[list].as_array().into_iter().flatten().find(|e| e["name"] == name).cloned();
+    let context = config["current-context"].as_str().and_then(|name| named("contexts", name)).unwrap_or_default();
+    let cluster = context["context"]["cluster"].as_str().and_then(|name| named("clusters", name)).unwrap_or_default();
+    if let Some(data) = cluster["cluster"]["certificate-authority-data"].as_str() {
+        let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, data).context("read the kubeconfig's authority")?;
+        return Ok(Some(String::from_utf8(bytes).context("read the kubeconfig's authority")?));
+    }
+    let file = cluster["cluster"]["certificate-authority"].as_str();
+    file.map(|file| std::fs::read_to_string(file).with_context(|| format!("read {file}"))).transpose()
+}

@@ -163,6 +163,8 @@ async fn a_namespace_has_what_it_needs_and_goes_with_its_content() {
     create(&deployments, &deployment("web", 3)).await;
     until(&deployments, "web", "available", |d| available(d) == 3).await;
     let maps: Api<ConfigMap> = Api::namespaced(client.clone(), "work");
+    let certificate = |m: &ConfigMap| m.data.as_ref().and_then(|d| d.get("ca.crt")).cloned().unwrap_or_default();
+    until(&maps, "kube-root-ca.crt", "published", |m| m.is_some_and(|m| certificate(m).starts_with("-----BEGIN"))).await;
     create(&maps, &object(json!({ "metadata": { "name": "held", "finalizers": ["example.com/hold"] } }))).await;
     namespaces.delete("work", &DeleteParams::default()).await.expect("deleted");
     let held = |n: Option<&Namespace>| {

@@ -215,7 +215,8 @@ pub fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
         let change = match key.as_str() {
             "conditions" => {
                 let before = items(before);
-                let changed: Vec<_> = items(value).into_iter().filter(|c| !before.contains(c)).collect();
+                let changed = items(value).into_iter().filter(|c| !before.contains(c));
+                let changed: Vec<_> = changed.map(|c| merging(before.iter().find(|b| b["type"] == c["type"]), c)).collect();
                 if changed.is_empty() {
                     // The server may keep them in another order.
                     continue;
@@ -236,6 +237,16 @@ pub fn patch(uid: &str, old: &PodStatus, new: &PodStatus) -> Option<Value> {
         changes.insert(key.clone(), Value::Null);
     }
     (!changes.is_empty()).then(|| json!({"metadata": {"uid": uid}, "status": changes}))
+}
+
+/// What is to be merged into an old object so that it becomes the new one: what goes is null.
+fn merging(old: Option<&Value>, mut new: Value) -> Value {
+    if let (Some(Value::Object(old)), Value::Object(new)) = (old, &mut new) {
+        for key in old.keys() {
+            new.entry(key).or_insert(Value::Null);
+        }
+    }
+    new
 }
 
 #[cfg(test)]

@@ -215,6 +215,8 @@ fn patches_say_what_changed_and_nothing_else() {
     assert_eq!(keys, ["conditions", "containerStatuses", "phase"]);
     let types: Vec<_> = status["conditions"].as_array().expect("a list").iter().map(|c| c["type"].as_str().unwrap_or_default()).collect();
     assert_eq!(types, ["Ready", "ContainersReady"], "conditions that stay are left out");
+    assert_eq!(status["conditions"][0]["reason"], Value::Null);
+    assert!(status["conditions"][0].as_object().is_some_and(|c| c.contains_key("reason")), "what goes is said");
     let mut gone = new.clone();
     gone.pod_ip = None;
     gone.pod_ips = Some(vec![PodIP { ip: "10.0.0.9".into() }]);

@@ -75,8 +75,11 @@ fn merge(into: &mut Value, patch: &Value) {
                 let conditions = into.entry(key).or_insert_with(|| json!([]));
                 for condition in list {
                     let all = conditions.as_array_mut().unwrap();
-                    all.retain(|c| c["type"] != condition["type"]);
-                    all.push(condition.clone());
+                    let at = all.iter().position(|c| c["type"] == condition["type"]).unwrap_or_else(|| {
+                        all.push(json!({}));
+                        all.len() - 1
+                    });
+                    merge(&mut all[at], condition);
                 }
             }
             (_, Value::Array(list)) => {
