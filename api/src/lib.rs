@@ -18,6 +18,7 @@ pub mod pod;
 pub mod print;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
 pub mod random;
 pub mod resource;
 pub mod schema;

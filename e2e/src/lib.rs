@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use skiff::Cluster;
 use skiff_apiserver::auth::User;
-use skiff_apiserver::http::body::{self, Reply};
+use skiff_apiserver::http::body;
 
 /// Says that a test can't run here, in the form that the test script counts.
 pub fn skip(test: &str, reason: &str) {
@@ -62,18 +62,15 @@ pub struct Answer {
 /// Asks the cluster's API server, as the administrator, or without `admin` as nobody. Of a watch only the head is read,
 /// for its body may go on for ever.
 pub async fn ask(cluster: &Cluster, ask: &Ask<'_>, admin: bool) -> Answer {
-    let reply = send(cluster, ask, admin).await;
-    let warning: Vec<&str> = reply.headers().get_all("warning").iter().filter_map(|v| v.to_str().ok()).collect();
-    let (code, warning) = (reply.status().as_u16(), warning.join(","));
-    if code == 200 && ask.path.contains("watch=") {
-        return Answer { code, warning, body: Value::Null };
-    }
-    let bytes = body::collect(reply.into_body()).await.expect("a body");
-    let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-    Answer { code, warning, body }
+    send(cluster, ask, admin.then(|| User::new("kubernetes-admin", ["system:masters"]))).await
 }
 
-async fn send(cluster: &Cluster, ask: &Ask<'_>, admin: bool) -> Reply {
+/// The same as a user without groups.
+pub async fn ask_as(cluster: &Cluster, ask: &Ask<'_>, user: &str) -> Answer {
+    send(cluster, ask, Some(User::new(user, std::iter::empty::<String>()))).await
+}
+
+async fn send(cluster: &Cluster, ask: &Ask<'_>, user: Option<User>) -> Answer {
     let mut request = http::Request::builder().method(ask.method).uri(ask.path);
     for (name, value) in [("content-type", ask.content_type), ("accept", ask.accept)] {
         if !value.is_empty() {
@@ -84,6 +81,13 @@ async fn send(cluster: &Cluster, ask: &Ask<'_>, admin: bool) -> Reply {
         request = request.header("authorization", format!("Bearer {}", ask.token));
     }
     let request = request.body(body::full(ask.body.clone())).expect("a request");
-    let user = admin.then(|| User::new("kubernetes-admin", ["system:masters"]));
-    cluster.server().handle(request, user).await
+    let reply = cluster.server().handle(request, user).await;
+    let warning: Vec<&str> = reply.headers().get_all("warning").iter().filter_map(|v| v.to_str().ok()).collect();
+    let (code, warning) = (reply.status().as_u16(), warning.join(","));
+    if code == 200 && ask.path.contains("watch=") {
+        return Answer { code, warning, body: Value::Null };
+    }
+    let bytes = body::collect(reply.into_body()).await.expect("a body");
+    let body = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+    Answer { code, warning, body }
 }

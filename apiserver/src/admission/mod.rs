@@ -2,9 +2,11 @@
 
 mod defaults;
 mod escalation;
+mod limits;
 mod namespace;
 mod nodes;
 mod priority;
+mod quota;
 mod service_account;
 
 use async_trait::async_trait;
@@ -19,7 +21,6 @@ pub(crate) struct Request<'a> {
     /// The object before; `None` when it is being created.
     pub old: Option<&'a Value>,
     /// Whether nothing will be kept.
-    #[allow(dead_code, reason = "plugins with effects of their own must know")]
     pub dry_run: bool,
 }
 
@@ -47,6 +48,7 @@ trait Plugin: Send + Sync {
 /// The plugins, in the order in which they act.
 const PLUGINS: &[&dyn Plugin] = &[
     &namespace::NamespaceLifecycle,
+    &limits::LimitRanger,
     &service_account::ServiceAccount,
     &nodes::NodeRestriction,
     &nodes::TaintNodesByCondition,
@@ -56,6 +58,7 @@ const PLUGINS: &[&dyn Plugin] = &[
     &defaults::DefaultIngressClass,
     &defaults::StorageObjectInUseProtection,
     &escalation::Escalation,
+    &quota::ResourceQuota,
 ];
 
 /// Lets the plugins change what is to be kept.

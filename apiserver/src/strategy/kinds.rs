@@ -39,6 +39,8 @@ struct Facts {
     annotations: bool,
     requires_version: bool,
     creates_on_update: bool,
+    /// Whether admission and authorization go by these objects.
+    at_once: bool,
     orphaning: Orphaning,
 }
 
@@ -49,11 +51,13 @@ const PLAIN: Facts = Facts {
     annotations: false,
     requires_version: false,
     creates_on_update: false,
+    at_once: false,
     orphaning: Orphaning::Collect,
 };
 const COUNTED: Facts = Facts { generation: true, ..PLAIN };
 const STRICT: Facts = Facts { generation: true, requires_version: true, ..PLAIN };
 const UPSERT: Facts = Facts { creates_on_update: true, ..PLAIN };
+const HEEDED: Facts = Facts { at_once: true, ..UPSERT };
 
 fn empty() -> Value {
     json!({})
@@ -83,12 +87,12 @@ fn template_generation(set: &mut Value, old: Option<&Value>) {
 const FACTS: &[(&str, &str, Facts)] = &[
     ("", "Endpoints", UPSERT),
     ("", "Event", UPSERT),
-    ("", "LimitRange", UPSERT),
+    ("", "LimitRange", HEEDED),
     ("", "PersistentVolume", Facts { status: Some(|| json!({"phase": "Pending"})), prepare: phase_time, ..PLAIN }),
     ("", "PersistentVolumeClaim", Facts { status: Some(|| json!({"phase": "Pending"})), ..PLAIN }),
     ("", "PodTemplate", COUNTED),
     ("", "ReplicationController", Facts { status: Some(no_replicas), orphaning: Orphaning::Orphan, ..COUNTED }),
-    ("", "ResourceQuota", Facts { status: Some(empty), ..PLAIN }),
+    ("", "ResourceQuota", Facts { status: Some(empty), at_once: true, ..PLAIN }),
     ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", STRICT),
     ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", STRICT),
     ("admissionregistration.k8s.io", "MutatingWebhookConfiguration", STRICT),
@@ -119,10 +123,10 @@ const FACTS: &[(&str, &str, Facts)] = &[
         status: Some(|| json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0})),
         ..STRICT
     }),
-    ("rbac.authorization.k8s.io", "ClusterRole", UPSERT),
-    ("rbac.authorization.k8s.io", "ClusterRoleBinding", UPSERT),
-    ("rbac.authorization.k8s.io", "Role", UPSERT),
-    ("rbac.authorization.k8s.io", "RoleBinding", UPSERT),
+    ("rbac.authorization.k8s.io", "ClusterRole", HEEDED),
+    ("rbac.authorization.k8s.io", "ClusterRoleBinding", HEEDED),
+    ("rbac.authorization.k8s.io", "Role", HEEDED),
+    ("rbac.authorization.k8s.io", "RoleBinding", HEEDED),
     ("resource.k8s.io", "ResourceClaim", Facts { status: Some(empty), ..PLAIN }),
     ("resource.k8s.io", "ResourceSlice", COUNTED),
     ("resource.k8s.io", "DeviceClass", COUNTED),
@@ -162,6 +166,10 @@ impl Strategy for Factual {
 
     fn creates_on_update(&self) -> bool {
         self.0.creates_on_update
+    }
+
+    fn counts_at_once(&self) -> bool {
+        self.0.at_once
     }
 
     fn prepare_create(&self, _call: &Call, object: &mut Value) {
@@ -208,7 +216,7 @@ impl Strategy for Namespaces {
         Ok(())
     }
 
-    fn deletion_counts_at_once(&self) -> bool {
+    fn counts_at_once(&self) -> bool {
         true
     }
 

@@ -86,8 +86,8 @@ pub(crate) trait Strategy: Send + Sync {
         Ok(())
     }
 
-    /// Whether other requests must heed a deletion from the moment that it is answered.
-    fn deletion_counts_at_once(&self) -> bool {
+    /// Whether admission or authorization of other requests must heed a write from the moment that it is answered.
+    fn counts_at_once(&self) -> bool {
         false
     }
 

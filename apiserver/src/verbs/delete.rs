@@ -11,7 +11,7 @@ use skiff_store::{Entry, Error, Guard};
 use super::write::{parse_protobuf, parse_yaml};
 use super::{Call, list, options};
 use crate::admission;
-use crate::cache::{FRESH_TIMEOUT, Filter, encode};
+use crate::cache::{Filter, encode};
 use crate::convert;
 use crate::http::body::{Reply, full, reply};
 use crate::http::encode::{List, Shown, bytes_of};
@@ -163,10 +163,7 @@ pub(crate) async fn delete_object(call: &Call, name: &str, options: &DeleteOptio
             let bytes: Bytes = encode(&convert::to_stored(&call.resource, next)).into();
             match server.store.commit(&key, Guard::Modified(entry.modified), Some(bytes.clone())).await {
                 Ok(revision) => {
-                    // Admission looks at the cache. Should it lag for longer, then only this promise is late.
-                    if strategy.deletion_counts_at_once() {
-                        let _ = server.cache.reached(revision, FRESH_TIMEOUT).await;
-                    }
+                    call.settle(revision).await;
                     Shown::Stored(Arc::new(cache.read(Arc::clone(&entry.key), revision, bytes).map_err(Status::internal)?))
                 }
                 Err(Error::Conflict(_)) => continue,

@@ -16,9 +16,10 @@ use bytes::Bytes;
 use http::HeaderMap;
 use skiff_api::Status;
 use skiff_api::resource::{Resource, Subresource};
+use skiff_store::Revision;
 
 use crate::auth::User;
-use crate::cache::ResourceCache;
+use crate::cache::{FRESH_TIMEOUT, ResourceCache};
 use crate::http::body::Reply;
 use crate::http::encode::{Encoder, Include, Shown};
 use crate::http::info::RequestInfo;
@@ -78,6 +79,14 @@ impl Call {
         let entry = self.server.store.get(&self.key()).await?.ok_or_else(|| self.not_found())?;
         let object = cache.read(entry.key, entry.modified, entry.value).map_err(Status::internal)?;
         Ok(Shown::Stored(Arc::new(object)))
+    }
+
+    /// Waits until admission sees the write of this revision, if it must for this kind. It looks at the cache; should
+    /// that lag for long, then only this promise is late.
+    pub async fn settle(&self, revision: Revision) {
+        if self.server.strategies.of(&self.resource).counts_at_once() {
+            let _ = self.server.cache.reached(revision, FRESH_TIMEOUT).await;
+        }
     }
 
     pub fn not_found(&self) -> Status {

@@ -122,13 +122,14 @@ impl<'a> Write<'a> {
         }
         let bytes: Bytes = encode(&convert::to_stored(resource, object)).into();
         match self.call.server.store.commit(&key, Guard::Absent, Some(bytes.clone())).await {
-            Ok(revision) => self.stored(&key, revision, bytes),
+            Ok(revision) => self.stored(&key, revision, bytes).await,
             Err(Error::Conflict(_)) => Err(Status::already_exists(resource.group_resource(), &name)),
             Err(error) => Err(error.into()),
         }
     }
 
-    fn stored(&self, key: &str, revision: u64, bytes: Bytes) -> Result<Shown, Status> {
+    async fn stored(&self, key: &str, revision: u64, bytes: Bytes) -> Result<Shown, Status> {
+        self.call.settle(revision).await;
         let object = self.call.cache()?.read(key.into(), revision, bytes).map_err(Status::internal)?;
         Ok(Shown::Stored(Arc::new(object)))
     }
@@ -168,7 +169,7 @@ impl<'a> Write<'a> {
                 if !keep {
                     server.deleted(&self.call.resource, entry).await;
                 }
-                self.stored(&entry.key, revision, bytes).map(Some)
+                self.stored(&entry.key, revision, bytes).await.map(Some)
             }
             Err(Error::Conflict(_)) => Ok(None),
             Err(error) => Err(error.into()),

@@ -3,6 +3,7 @@
 
 mod definitions;
 mod descriptions;
+mod gnostic;
 mod paths;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,11 +36,21 @@ impl Dialect {
     }
 }
 
+const JSON: &str = "application/json";
+
 /// Answers below `/openapi`.
 pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap) -> Result<Reply, Status> {
     let served = server.registry.now();
     match path {
-        "/openapi/v2" => Ok(document(headers, &v2(&served))),
+        "/openapi/v2" => {
+            let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
+            let binary = accept.split(',').any(|clause| gnostic::MEDIA_TYPES.contains(&clause.trim()));
+            let document = v2(&served);
+            Ok(match binary {
+                true => tagged(headers, gnostic::MEDIA_TYPES[0], gnostic::encode(&document)),
+                false => tagged(headers, JSON, document.to_string().into()),
+            })
+        }
         "/openapi/v3" => Ok(reply(200, "application/json", full(index(&served).to_string()))),
         path => {
             let group_version = path.trim_start_matches("/openapi/v3/");
@@ -51,17 +62,16 @@ pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap) -> Re
             if !served.has_version(&group, &version) {
                 return Ok(text(404, "404 page not found\n"));
             }
-            Ok(document(headers, &v3(&served, &group, &version)))
+            Ok(tagged(headers, JSON, v3(&served, &group, &version).to_string().into()))
         }
     }
 }
 
 /// A document with a tag by which clients know that they have it already.
-fn document(headers: &HeaderMap, document: &Value) -> Reply {
-    let bytes = document.to_string();
+fn tagged(headers: &HeaderMap, content_type: &'static str, bytes: Vec<u8>) -> Reply {
     let tag = format!("\"{:x}\"", Sha256::digest(&bytes)).to_ascii_uppercase();
     let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()) == Some(&tag);
-    let mut answer = if known { reply(304, "application/json", full("")) } else { reply(200, "application/json", full(bytes)) };
+    let mut answer = if known { reply(304, content_type, full("")) } else { reply(200, content_type, full(bytes)) };
     if let Ok(tag) = HeaderValue::from_str(&tag) {
         answer.headers_mut().insert(header::ETAG, tag);
     }
