@@ -88,7 +88,7 @@ type Seen = Mutex<HashMap<String, (Summary, Found)>>;
 #[derive(Clone, Debug)]
 enum Found {
     Sandbox(Sandbox),
-    Container(Container),
+    Container(Box<Container>),
 }
 
 /// The containers of one node on a Docker engine.
@@ -203,7 +203,7 @@ impl Docker {
                 container.message = self.last_words(&container, &labels).await;
             }
             let agrees = matches!((summary, container.state), (Summary::RUNNING, ContainerState::Running) | (Summary::EXITED, ContainerState::Exited));
-            (Found::Container(container), agrees)
+            (Found::Container(Box::new(container)), agrees)
         };
         if agrees {
             self.seen().insert(id.to_owned(), (summary, found.clone()));
@@ -334,7 +334,7 @@ impl Runtime for Docker {
         for found in future::try_join_all(looks).await?.into_iter().flatten() {
             match found {
                 Found::Sandbox(sandbox) => state.sandboxes.push(sandbox),
-                Found::Container(container) => state.containers.push(container),
+                Found::Container(container) => state.containers.push(*container),
             }
         }
         state.sort();
