@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
 use crate::verbs::{self, Call};
-use crate::{bootstrap, publish, subresources};
+use crate::{bootstrap, publish, signer, subresources};
 
 /// How often history is given up, and how much of it stays: upstream's five minutes.
 const COMPACTION_PERIOD: Duration = Duration::from_secs(300);
@@ -116,6 +116,10 @@ impl Server {
             async move { server.stop.run_until_cancelled(server.compact()).await }
         });
         bootstrap::write(&server).await.map_err(Error::Bootstrap)?;
+        tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { server.stop.run_until_cancelled(signer::run(Arc::clone(&server))).await }
+        });
         Ok(server)
     }
 

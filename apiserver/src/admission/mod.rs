@@ -1,5 +1,6 @@
 //! Admission: rules that look beyond the object, each a plugin with upstream's name, in upstream's order.
 
+mod certificates;
 mod defaults;
 mod escalation;
 mod limits;
@@ -55,6 +56,7 @@ const PLUGINS: &[&dyn Plugin] = &[
     &priority::Priority,
     &defaults::DefaultTolerationSeconds,
     &defaults::DefaultStorageClass,
+    &certificates::Certificates,
     &defaults::DefaultIngressClass,
     &defaults::StorageObjectInUseProtection,
     &escalation::Escalation,
