@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{Pod, Service};
 use kube::runtime::reflector;
 use tokio::sync::{Notify, watch};
 
+use crate::admission::Admission;
 use crate::config::Config;
 use crate::events::Recorder;
 use crate::images::Puller;
@@ -37,6 +38,8 @@ pub(crate) struct Context {
     pub(crate) port: watch::Sender<Option<u16>>,
     /// Something that the node's status tells may have changed.
     pub(crate) node_changed: Notify,
+    /// What the node's pods take of it.
+    admission: Mutex<Admission>,
     /// The pods' addresses, once the node has a range.
     pool: Mutex<Option<Pool>>,
 }
@@ -55,12 +58,18 @@ impl Context {
             pods: RwLock::default(),
             port: watch::channel(None).0,
             node_changed: Notify::new(),
+            admission: Mutex::default(),
             pool: Mutex::default(),
         }
     }
 
     fn pool(&self) -> MutexGuard<'_, Option<Pool>> {
         self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the node's pods take of it.
+    pub(crate) fn admission(&self) -> MutexGuard<'_, Admission> {
+        self.admission.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Sets the range of pod addresses.

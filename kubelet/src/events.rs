@@ -3,6 +3,7 @@
 //! The same event again raises a count instead of making an object; an object that has too many is told of rarely. Telling is
 //! never waited for: a queue and one task stand between, and what doesn't fit in is dropped.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::time::Duration;
 
@@ -52,7 +53,7 @@ impl Kind {
 struct Message {
     object: ObjectReference,
     kind: Kind,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
     at: Timestamp,
 }
@@ -60,7 +61,7 @@ struct Message {
 /// Takes events, and writes them in the background.
 #[derive(Clone, Debug)]
 pub struct Recorder {
-    queue: mpsc::Sender<Message>,
+    queue: mpsc::Sender<Box<Message>>,
 }
 
 impl Recorder {
@@ -73,20 +74,20 @@ impl Recorder {
     }
 
     /// Tells something about an object.
-    pub fn about(&self, object: ObjectReference, kind: Kind, reason: &'static str, message: String) {
-        let message = Message { object, kind, reason, message, at: clock::now() };
-        if let Err(mpsc::error::TrySendError::Full(message)) = self.queue.try_send(message) {
-            tracing::debug!(reason = message.reason, "too many events wait, one was dropped");
+    pub fn about(&self, object: ObjectReference, kind: Kind, reason: impl Into<Cow<'static, str>>, message: String) {
+        let message = Message { object, kind, reason: reason.into(), message, at: clock::now() };
+        if let Err(mpsc::error::TrySendError::Full(message)) = self.queue.try_send(Box::new(message)) {
+            tracing::debug!(reason = %message.reason, "too many events wait, one was dropped");
         }
     }
 
     /// Tells something about a pod.
-    pub fn pod(&self, pod: &Pod, kind: Kind, reason: &'static str, message: String) {
+    pub fn pod(&self, pod: &Pod, kind: Kind, reason: impl Into<Cow<'static, str>>, message: String) {
         self.about(reference(pod, None), kind, reason, message);
     }
 
     /// Tells something about a container of a pod.
-    pub fn container(&self, pod: &Pod, container: &str, kind: Kind, reason: &'static str, message: String) {
+    pub fn container(&self, pod: &Pod, container: &str, kind: Kind, reason: impl Into<Cow<'static, str>>, message: String) {
         self.about(reference(pod, field_path(pod, container)), kind, reason, message);
     }
 }
@@ -118,7 +119,7 @@ struct Key {
     uid: String,
     field_path: String,
     kind: Kind,
-    reason: &'static str,
+    reason: Cow<'static, str>,
     message: String,
 }
 
@@ -184,7 +185,7 @@ struct Writer {
 }
 
 impl Writer {
-    async fn run(mut self, mut inbox: mpsc::Receiver<Message>, shutdown: CancellationToken) {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Box<Message>>, shutdown: CancellationToken) {
         let mut node = Bucket { tokens: NODE_BURST, at: clock::now() };
         loop {
             let message = tokio::select! {
@@ -195,7 +196,7 @@ impl Writer {
             while !node.take(clock::now(), NODE_BURST, NODE_RATE) {
                 tokio::time::sleep(Duration::from_secs_f64(1.0 / NODE_RATE)).await;
             }
-            if let Err(error) = self.write(message).await {
+            if let Err(error) = self.write(*message).await {
                 tracing::debug!(%error, "writing an event failed");
             }
         }
@@ -209,7 +210,7 @@ impl Writer {
         }
         let namespace = object.namespace.clone().unwrap_or_else(|| "default".into());
         let events: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let key = Key { uid, field_path: object.field_path.clone().unwrap_or_default(), kind, reason, message: message.clone() };
+        let key = Key { uid, field_path: object.field_path.clone().unwrap_or_default(), kind, reason: reason.clone(), message: message.clone() };
         if let Some(known) = self.correlator.known.get_mut(&key) {
             known.count += 1;
             known.last = at;

@@ -10,9 +10,10 @@ use skiff_api::clock;
 
 use crate::context::Context;
 use crate::events::Kind;
-use crate::pod;
-use crate::runtime::{Image, Reality};
+use crate::objects::{self, Key};
+use crate::runtime::{Image, Reality, RegistryAuth};
 use crate::status::Waiting;
+use crate::{keyring, pod};
 
 /// The wait after the first failed pull; it doubles with each further one.
 const FIRST_WAIT: Duration = Duration::from_secs(10);
@@ -111,7 +112,8 @@ pub(crate) async fn ensure(ctx: &Context, pod: &Pod, container: &Container) -> R
         return Err(no_image("ImagePullBackOff", format!("{message}: {}", former.message), former.until));
     }
     tell(Kind::Normal, "Pulling", format!("Pulling image {name:?}"));
-    match ctx.runtime.pull_image(&image, None).await {
+    let auth = credentials(ctx, pod, &image).await;
+    match ctx.runtime.pull_image(&image, auth.as_ref()).await {
         Ok(pulled) => {
             ctx.images.set(key, None);
             ctx.node_changed.notify_one();
@@ -133,6 +135,19 @@ pub(crate) async fn ensure(ctx: &Context, pod: &Pod, container: &Container) -> R
             Err(no_image("ErrImagePull", error.to_string(), now + SHOWN))
         }
     }
+}
+
+/// What the Secrets that a pod names for its images have for this one. One that isn't there is passed over, as upstream does.
+async fn credentials(ctx: &Context, pod: &Pod, image: &str) -> Option<RegistryAuth> {
+    let named = pod::spec(pod).and_then(|s| s.image_pull_secrets.as_deref()).unwrap_or_default();
+    let mut secrets = Vec::new();
+    for reference in named {
+        let key = Key { kind: objects::Kind::Secret, namespace: pod::namespace(pod).into(), name: reference.name.clone() };
+        if let Ok(Some(secret)) = ctx.objects.get(&key).await {
+            secrets.push(secret);
+        }
+    }
+    keyring::find(secrets.iter().map(AsRef::as_ref), image)
 }
 
 #[cfg(test)]

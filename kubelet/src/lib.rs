@@ -12,6 +12,7 @@ mod end;
 pub mod env;
 pub mod events;
 mod images;
+pub mod keyring;
 mod kubelet;
 pub mod network;
 pub mod node;

@@ -1,6 +1,7 @@
 //! The addresses of a node's pods.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// A range or an address that can't be had.
@@ -80,8 +81,8 @@ impl Pool {
         for _ in 0..usable {
             let address = self.range.nth(self.next);
             self.next = if self.next + 2 >= self.range.size() { 2 } else { self.next + 1 };
-            if !self.taken.contains_key(&address) {
-                self.taken.insert(address, uid.to_owned());
+            if let Entry::Vacant(free) = self.taken.entry(address) {
+                free.insert(uid.to_owned());
                 return Ok(IpAddr::V4(address));
             }
         }

@@ -115,7 +115,7 @@ impl Resolver {
 /// The host name of a pod, and the domain it is in (empty for none).
 pub fn hostname(pod: &Pod, cluster_domain: &str) -> (String, String) {
     let spec = pod::spec(pod);
-    let cut = |name: &str| name[..name.floor_char_boundary(LONGEST_HOSTNAME)].trim_end_matches(['-', '.']).to_owned();
+    let cut = |name: &str| name.chars().take(LONGEST_HOSTNAME).collect::<String>().trim_end_matches(['-', '.']).to_owned();
     if let Some(name) = spec.and_then(|s| s.hostname_override.as_deref()) {
         return (cut(name), String::new());
     }

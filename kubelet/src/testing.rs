@@ -67,7 +67,6 @@ pub(crate) fn container(of: &Pod, text: &str) -> Container {
         image_id: String::new(),
         spec_hash: pod::spec_hash(&spec),
         ready: None,
-        user: None,
     }
 }
 

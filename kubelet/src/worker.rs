@@ -79,6 +79,8 @@ pub(crate) struct Worker {
     state: PodState,
     life: Life,
     verdict: Option<Verdict>,
+    /// The verdict fell before anything was made.
+    rejected: bool,
     probes: Probes,
     backoffs: BTreeMap<String, Backoff>,
     waiting: BTreeMap<String, Waiting>,
@@ -86,6 +88,8 @@ pub(crate) struct Worker {
     sandbox_held: Option<Timestamp>,
     /// What is being done.
     job: Option<Job>,
+    /// It runs hooks of containers that count as started only after them: until then the status stays as it is.
+    hooking: bool,
     /// What is being written.
     write: Option<Write>,
     /// The status that is being written.
@@ -119,12 +123,14 @@ impl Worker {
             state: PodState::default(),
             life: Life::Running,
             verdict: None,
+            rejected: false,
             probes: Probes::new(),
             backoffs: BTreeMap::new(),
             waiting: BTreeMap::new(),
             held: BTreeMap::new(),
             sandbox_held: None,
             job: None,
+            hooking: false,
             write: None,
             writing: None,
             wanted: None,
@@ -197,8 +203,15 @@ impl Worker {
             self.ctx.adopt_address(pod::uid(&self.pod), ip);
         }
         let fresh = self.state.containers.is_empty() && self.state.sandboxes.is_empty();
-        if fresh && self.pod.metadata.deletion_timestamp.is_none() {
-            self.verdict = admission::admit(&self.ctx, &self.pod);
+        if !fresh {
+            admission::adopt(&self.ctx, &self.pod);
+        } else if self.pod.metadata.deletion_timestamp.is_none()
+            && let Some(verdict) = admission::admit(&self.ctx, &self.pod).await
+        {
+            // The words are the event's; what they are about is the status's.
+            self.ctx.events.pod(&self.pod, Kind::Warning, verdict.reason.clone(), verdict.message.clone());
+            self.rejected = true;
+            self.verdict = Some(Verdict { message: format!("Pod was rejected: {}", verdict.message), ..verdict });
         }
     }
 
@@ -296,7 +309,6 @@ impl Worker {
 
     fn turn_running(&mut self) {
         let now = clock::now();
-        self.tend();
         let deleted = self.gone || self.pod.metadata.deletion_timestamp.is_some();
         let started = self.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0);
         if !deleted && self.verdict.is_none() && pod::deadline(&self.pod, started).is_some_and(|deadline| deadline <= now) {
@@ -309,6 +321,10 @@ impl Worker {
             self.life = Life::Ending { grace: pod::grace_seconds(&self.pod) };
             return;
         }
+        if self.hooking && self.job.is_some() {
+            return;
+        }
+        self.tend();
         let plan = plan::plan(&self.observed(now));
         self.wake_at = plan.wake_at;
         for wait in &plan.waiting {
@@ -328,6 +344,8 @@ impl Worker {
             if self.settled_at.is_none_or(|at| at < now) {
                 self.settled_at = Some(now + SETTLE);
             }
+            let hooked = |step: &plan::Start| pod::container(&self.pod, &step.name).is_some_and(|(_, c)| c.lifecycle.is_some_and(|l| l.post_start.is_some()));
+            self.hooking = plan.start.iter().any(hooked);
             self.job = Some(act::act(self.ctx.clone(), self.pod.clone(), self.state.clone(), plan).boxed());
         }
     }
@@ -376,6 +394,7 @@ impl Worker {
         if state.sandboxes.is_empty() && !start::has_files(&ctx, &pod) {
             self.settle_status(Stage::Ended, now);
             self.ctx.release_address(pod::uid(&self.pod));
+            self.ctx.admission().release(pod::uid(&self.pod));
             self.ctx.images.forget(pod::uid(&self.pod));
             self.ctx.tokens.forget(pod::uid(&self.pod));
             self.ctx.objects.unregister(pod::uid(&self.pod));
@@ -436,6 +455,10 @@ impl Worker {
     fn settle_status(&mut self, stage: Stage, now: Timestamp) {
         let none = PodStatus::default();
         let runtime = self.ctx.runtime.version().name;
+        if let Some(verdict) = self.verdict.as_ref().filter(|_| self.rejected) {
+            self.wanted = Some(status::rejected(&self.pod, verdict));
+            return;
+        }
         self.wanted = Some(status::pod_status(&status::Input {
             pod: &self.pod,
             old: self.pod.status.as_ref().unwrap_or(&none),

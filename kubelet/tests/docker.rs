@@ -11,10 +11,15 @@ use std::process::Command;
 use std::sync::Arc;
 
 use common::FakeApi;
+use futures::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use skiff_kubelet::runtime::docker::{self, Docker, Options};
 use skiff_kubelet::{Config, Kubelet, Runtime};
 use tempfile::TempDir;
+use tokio::io::DuplexStream;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_util::sync::CancellationToken;
 
 /// The image of all tests: busybox and nothing else.
@@ -28,6 +33,7 @@ struct Node {
     cluster: String,
     data: TempDir,
     stop: CancellationToken,
+    router: axum::Router,
 }
 
 /// Why Docker tests can't run here.
@@ -79,7 +85,7 @@ impl Node {
         let cluster = format!("test{index}");
         let options = Options { socket: docker::SOCKET.into(), cluster: cluster.clone(), node: "n".into(), cluster_cidr: format!("10.199.{index}.0/24") };
         let runtime = Arc::new(Docker::connect(options).await.unwrap());
-        let mut node = Self { api: FakeApi::new(), runtime, cluster, data: TempDir::new().unwrap(), stop: CancellationToken::new() };
+        let mut node = Self { api: FakeApi::new(), runtime, cluster, data: TempDir::new().unwrap(), stop: CancellationToken::new(), router: axum::Router::new() };
         node.clean();
         node.launch(index);
         node.api.put("services", json!({"metadata": {"name": "kubernetes", "namespace": "default"},
@@ -93,7 +99,28 @@ impl Node {
         config.cluster_cidr = config.pod_cidr.clone().unwrap();
         config.cluster_dns = Some([10, 96, 0, 10].into());
         let kubelet = Kubelet::new(config, self.api.client(), self.runtime.clone(), self.stop.clone());
+        self.router = kubelet.router();
         tokio::spawn(kubelet.run());
+    }
+
+    /// A WebSocket to the kubelet's own API.
+    async fn socket(&self, path: &str, protocol: &str) -> WebSocketStream<DuplexStream> {
+        let (ours, theirs) = tokio::io::duplex(1 << 16);
+        tokio::spawn(skiff_kubelet::serve_connection(self.router.clone(), theirs));
+        let mut request = format!("ws://kubelet{path}").into_client_request().unwrap();
+        request.headers_mut().insert("sec-websocket-protocol", protocol.parse().unwrap());
+        let (socket, response) = tokio_tungstenite::client_async(request, ours).await.unwrap();
+        assert_eq!(response.headers()["sec-websocket-protocol"], protocol);
+        socket
+    }
+
+    /// The answer to a GET of the kubelet's own API.
+    async fn get(&self, path: &str) -> (u16, String) {
+        let request = http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let response = tower::ServiceExt::oneshot(self.router.clone(), request).await.unwrap();
+        let code = response.status().as_u16();
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes();
+        (code, String::from_utf8_lossy(&body).into_owned())
     }
 
     fn clean(&self) {
@@ -323,4 +350,113 @@ async fn a_restarted_kubelet_adopts_its_pods_and_ends_those_of_nobody() {
     assert_eq!(left.iter().map(|p| p.uid.as_str()).collect::<Vec<_>>(), [uid]);
     let after = node.api.get("pods/default/stays").unwrap();
     assert_eq!(after["status"]["containerStatuses"], before["status"]["containerStatuses"], "the same container runs on");
+}
+
+/// All that comes on a socket until it is closed, by channel; and the close code.
+async fn drain(socket: &mut WebSocketStream<DuplexStream>) -> (Vec<Vec<u8>>, Option<u16>) {
+    let mut channels = vec![Vec::new(); 256];
+    while let Some(Ok(message)) = socket.next().await {
+        match message {
+            Message::Binary(data) => channels[usize::from(data[0])].extend_from_slice(&data[1..]),
+            Message::Close(frame) => return (channels, frame.map(|f| f.code.into())),
+            _ => {}
+        }
+    }
+    (channels, None)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_attach_logs_and_ports_by_websocket() {
+    let Some(node) = Node::start(9).await else { return };
+    let mut container = shell("a", "mkdir -p /tmp/www; echo page > /tmp/www/index.html; httpd -p 127.0.0.1:8080 -h /tmp/www; echo one; echo two; cat; echo bye; exit 4");
+    container["stdin"] = json!(true);
+    container["stdinOnce"] = json!(true);
+    node.api.put_pod("n", "p", spec("Never", json!([container])), json!({}));
+    node.running("p").await;
+
+    // A program that reads to the end of its input, and its exit code.
+    let command = "command=sh&command=-c&command=cat%3B+echo+err+%3E%262%3B+exit+3";
+    let mut socket = node.socket(&format!("/exec/default/p/a?{command}&stdin=true&stdout=true&stderr=true"), "v5.channel.k8s.io").await;
+    socket.send(Message::Binary(b"\0hello".to_vec().into())).await.unwrap();
+    socket.send(Message::Binary(vec![255, 0].into())).await.unwrap();
+    let (channels, code) = drain(&mut socket).await;
+    let status: Value = serde_json::from_slice(&channels[3]).unwrap();
+    assert_eq!((channels[1].as_slice(), channels[2].as_slice(), code), (&b"hello"[..], &b"err\n"[..], Some(1000)));
+    assert_eq!((status["reason"].as_str(), status["details"]["causes"][0]["message"].as_str()), (Some("NonZeroExitCode"), Some("3")));
+
+    // The names of upstream's own kubelet API, and a terminal with a size.
+    let mut socket = node.socket("/exec/default/p/a?command=sh&input=1&output=1&tty=1", "v4.channel.k8s.io").await;
+    socket.send(Message::Binary(b"\x04{\"Width\":91,\"Height\":17}".to_vec().into())).await.unwrap();
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    socket.send(Message::Binary(b"\0busybox stty size; exit\n".to_vec().into())).await.unwrap();
+    let (channels, _) = drain(&mut socket).await;
+    assert!(String::from_utf8_lossy(&channels[1]).contains("17 91"), "{}", String::from_utf8_lossy(&channels[1]));
+    assert_eq!(serde_json::from_slice::<Value>(&channels[3]).unwrap()["status"], "Success");
+
+    // A port on the pod's own localhost.
+    let mut socket = node.socket("/portForward/default/p?ports=8080&ports=9", "v4.channel.k8s.io").await;
+    socket.send(Message::Binary(b"\0GET / HTTP/1.0\r\n\r\n".to_vec().into())).await.unwrap();
+    let (channels, _) = drain(&mut socket).await;
+    assert_eq!(channels[0][..2], 8080u16.to_le_bytes());
+    assert!(channels[0].ends_with(b"page\n"), "{}", String::from_utf8_lossy(&channels[0]));
+    assert!(String::from_utf8_lossy(&channels[3][2..]).contains("connection refused") || String::from_utf8_lossy(&channels[3][2..]).contains("Connection refused"));
+
+    // Following a log ends with its container, which ends with the input of who is attached.
+    assert_eq!(node.get("/containerLogs/default/p/a?tailLines=1").await, (200, "two\n".into()));
+    assert_eq!(node.get("/containerLogs/default/p/a?limitBytes=2&stream=Stdout").await, (200, "on".into()));
+    assert_eq!(node.get("/containerLogs/default/p/a?previous=true").await.0, 400);
+    assert_eq!(node.get("/containerLogs/default/p/none").await.0, 404);
+    let router = node.router.clone();
+    let followed = tokio::spawn(async move {
+        let request = http::Request::get("/containerLogs/default/p/a?follow=true").body(axum::body::Body::empty()).unwrap();
+        let response = tower::ServiceExt::oneshot(router, request).await.unwrap();
+        http_body_util::BodyExt::collect(response.into_body()).await.unwrap().to_bytes()
+    });
+    let mut socket = node.socket("/attach/default/p/a?stdin=true&stdout=true&stderr=true", "v5.channel.k8s.io").await;
+    socket.send(Message::Binary(b"\0typed\n".to_vec().into())).await.unwrap();
+    socket.send(Message::Binary(vec![255, 0].into())).await.unwrap();
+    let (channels, _) = drain(&mut socket).await;
+    assert_eq!(channels[1], b"typed\nbye\n");
+    assert_eq!(followed.await.unwrap(), "one\ntwo\ntyped\nbye\n");
+    let pod = node.ended("p").await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 4);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn host_namespaces_ports_hooks_and_last_words() {
+    let Some(node) = Node::start(10).await else { return };
+    let mut host = spec("Never", json!([shell("a", "hostname; ls /proc | head -1; exit 0")]));
+    host["hostNetwork"] = json!(true);
+    node.api.put_pod("n", "host", host, json!({}));
+    let pod = node.ended("host").await;
+    assert_eq!((pod["status"]["podIP"].as_str(), pod["status"]["hostIP"].as_str()), (Some("192.168.0.1"), Some("192.168.0.1")));
+    assert!(node.logs(&pod, "a").starts_with(run(&mut Command::new("hostname")).trim()));
+
+    let mut shared = spec("Never", json!([shell("a", "sleep 1000"), shell("b", "until ps | grep -q 'sleep 1000'; do sleep 0.1; done; echo seen; kill $(ps | grep 'sleep 1000' | grep -v grep | head -1 | { read pid rest; echo $pid; })")]));
+    shared["shareProcessNamespace"] = json!(true);
+    node.api.put_pod("n", "shared", shared, json!({}));
+    let pod = node.ended("shared").await;
+    assert_eq!(node.logs(&pod, "b"), "seen\n");
+
+    let mut words = shell("a", "echo the last; echo words; exit 1");
+    words["terminationMessagePolicy"] = json!("FallbackToLogsOnError");
+    node.api.put_pod("n", "words", spec("Never", json!([words])), json!({}));
+    let pod = node.ended("words").await;
+    assert_eq!(pod["status"]["containerStatuses"][0]["state"]["terminated"]["message"], "the last\nwords\n");
+
+    let mut web = shell("a", "mkdir -p /tmp/www; exec httpd -f -p 8080 -h /tmp/www");
+    web["ports"] = json!([{"containerPort": 8080, "hostPort": 18099}]);
+    web["lifecycle"] = json!({"postStart": {"exec": {"command": ["sh", "-c", "until mkdir /tmp/www/x; do sleep 0.1; done; echo hooked > /tmp/www/index.html"]}},
+        "preStop": {"exec": {"command": ["sh", "-c", "echo stopping > /proc/1/fd/1"]}}});
+    node.api.put_pod("n", "web", spec("Always", json!([web])), json!({}));
+    let pod = node.running("web").await;
+    assert_eq!(run(Command::new("curl").args(["-sf", "http://127.0.0.1:18099/"])), "hooked\n");
+    let id = pod["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().replace("docker://", "");
+    let mut follow = Command::new("docker").args(["logs", "-f", &id]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    node.api.delete_pod("web", 10);
+    node.api.until_gone("web").await;
+    let mut said = String::new();
+    std::io::Read::read_to_string(follow.stdout.as_mut().unwrap(), &mut said).unwrap();
+    follow.wait().unwrap();
+    assert_eq!(said, "stopping\n");
 }

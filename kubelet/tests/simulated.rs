@@ -132,6 +132,23 @@ async fn failures_of_the_runtime_are_told_and_retried() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_pod_that_does_not_fit_is_rejected() {
+    let api = FakeApi::new();
+    start(&api);
+    let mut large = spec("Always");
+    large["containers"][0]["resources"] = json!({"requests": {"cpu": "9"}});
+    api.put_pod("n", "large", large, json!({}));
+    let pod = api.until_pod("large", "Failed", |p| phase(p) == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "OutOfcpu");
+    assert_eq!(pod["status"]["message"], "Pod was rejected: Node didn't have enough resource: cpu, requested: 9000, used: 0, capacity: 8000");
+    let mut elsewhere = spec("Always");
+    elsewhere["nodeSelector"] = json!({"disk": "fast"});
+    api.put_pod("n", "elsewhere", elsewhere, json!({}));
+    let pod = api.until_pod("elsewhere", "Failed", |p| phase(p) == "Failed").await;
+    assert_eq!(pod["status"]["reason"], "NodeAffinity");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_thousand_pods() {
     let api = FakeApi::new();
     start(&api);

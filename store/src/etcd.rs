@@ -30,7 +30,9 @@ pub struct Etcd {
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
-    Error::Unavailable(format!("etcd: {error}"))
+    let text = error.to_string();
+    // The client's errors carry their sources' debug forms; the first part is the sentence.
+    Error::Unavailable(format!("etcd: {}", text.split(", source:").next().unwrap_or(&text)))
 }
 
 /// Reads a refusal: etcd tells of compaction and of the future by text.

@@ -61,8 +61,8 @@ fn status(o: &Observed<'_>, old: &NodeStatus) -> NodeStatus {
     });
     NodeStatus {
         addresses: Some(vec![address("InternalIP", o.config.node_ip.to_string()), address("Hostname", o.config.node_name.clone())]),
-        capacity: Some(resources(o, 0, 100)),
-        allocatable: Some(resources(o, RESERVED_MEMORY, 90)),
+        capacity: Some(capacity_of(o.config, &o.capacity, &o.huge_pages)),
+        allocatable: Some(allocatable_of(o.config, &o.capacity, &o.huge_pages)),
         conditions: Some(conditions(o, old)),
         daemon_endpoints: o.port.map(|port| NodeDaemonEndpoints { kubelet_endpoint: Some(DaemonEndpoint { port: port.into() }) }),
         images: images.or_else(|| old.images.clone()),
@@ -71,22 +71,30 @@ fn status(o: &Observed<'_>, old: &NodeStatus) -> NodeStatus {
     }
 }
 
-fn resources(o: &Observed<'_>, less_memory: u64, storage_percent: u64) -> BTreeMap<String, Quantity> {
-    let cpu = o.capacity.cpu_milli;
+type Amounts = BTreeMap<String, Quantity>;
+
+/// All that the node has.
+fn capacity_of(config: &Config, capacity: &Capacity, huge_pages: &[(String, u64)]) -> Amounts {
+    // Upstream prints the storage in Ki, and what is left of it for pods in bytes.
+    amounts(config, capacity, capacity.memory, format!("{}Ki", capacity.storage / 1024), huge_pages)
+}
+
+/// What pods may have of it: upstream's thresholds of eviction are kept back.
+fn allocatable_of(config: &Config, capacity: &Capacity, huge_pages: &[(String, u64)]) -> Amounts {
+    let storage = capacity.storage / 100 * 90;
+    amounts(config, capacity, capacity.memory.saturating_sub(RESERVED_MEMORY), storage.to_string(), huge_pages)
+}
+
+fn amounts(config: &Config, capacity: &Capacity, memory: u64, storage: String, huge_pages: &[(String, u64)]) -> Amounts {
+    let cpu = capacity.cpu_milli;
     let cpu = if cpu.is_multiple_of(1000) { (cpu / 1000).to_string() } else { format!("{cpu}m") };
-    let memory = o.capacity.memory.saturating_sub(less_memory) / 1024;
-    // Upstream prints the capacity in Ki and what is left of it in bytes.
-    let storage = match storage_percent {
-        100 => format!("{}Ki", o.capacity.storage / 1024),
-        percent => (o.capacity.storage / 100 * percent).to_string(),
-    };
     let mut all = BTreeMap::from([
         ("cpu".to_owned(), Quantity(cpu)),
-        ("memory".to_owned(), Quantity(format!("{memory}Ki"))),
+        ("memory".to_owned(), Quantity(format!("{}Ki", memory / 1024))),
         ("ephemeral-storage".to_owned(), Quantity(storage)),
-        ("pods".to_owned(), Quantity(o.config.max_pods.to_string())),
+        ("pods".to_owned(), Quantity(config.max_pods.to_string())),
     ]);
-    all.extend(o.huge_pages.iter().map(|(name, bytes)| (name.clone(), Quantity(bytes.to_string()))));
+    all.extend(huge_pages.iter().map(|(name, bytes)| (name.clone(), Quantity(bytes.to_string()))));
     all
 }
 
@@ -122,6 +130,15 @@ fn conditions(o: &Observed<'_>, old: &NodeStatus) -> Vec<NodeCondition> {
 /// What the node has.
 pub(crate) fn capacity(ctx: &Context) -> Capacity {
     ctx.runtime.capacity().unwrap_or_else(|| facts::capacity(&ctx.config.data_dir))
+}
+
+/// What pods may have of the node.
+pub(crate) fn allocatable(ctx: &Context) -> Amounts {
+    allocatable_of(&ctx.config, &capacity(ctx), &huge_pages(ctx))
+}
+
+fn huge_pages(ctx: &Context) -> Vec<(String, u64)> {
+    if ctx.runtime.capacity().is_some() { Vec::new() } else { facts::huge_pages() }
 }
 
 /// Whether two statuses say the same, heartbeats aside.
@@ -171,6 +188,8 @@ pub(crate) struct Keeper<'a> {
     written: NodeStatus,
     written_at: Timestamp,
     uid: String,
+    /// Whether there is a lease.
+    leased: bool,
     /// Whether readiness was told by an event.
     told_ready: bool,
 }
@@ -184,6 +203,7 @@ impl<'a> Keeper<'a> {
             written: NodeStatus::default(),
             written_at: Timestamp::UNIX_EPOCH,
             uid: String::new(),
+            leased: false,
             told_ready: false,
         }
     }
@@ -267,14 +287,13 @@ impl<'a> Keeper<'a> {
             "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:node has no pod CIDR yet".to_owned()
         };
         let fault = runtime_fault.or_else(|| (!ctx.has_pool()).then(no_range));
-        let simulated = ctx.runtime.capacity().is_some();
         let port = *ctx.port.borrow();
         let images = ctx.runtime.images().await.ok();
         let observed = Observed {
             config: &ctx.config,
             port,
             runtime: ctx.runtime.version(),
-            huge_pages: if simulated { Vec::new() } else { facts::huge_pages() },
+            huge_pages: huge_pages(ctx),
             capacity: capacity(ctx),
             images,
             fault,
@@ -298,14 +317,10 @@ impl<'a> Keeper<'a> {
         Ok(())
     }
 
+    /// Renews the lease, or makes it where there is none.
     async fn renew(&mut self) -> Result<(), kube::Error> {
         let name = &self.ctx.config.node_name;
         let now = MicroTime(clock::now());
-        let patch = json!({"spec": {"renewTime": now, "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS}});
-        match self.leases.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => {}
-            other => return other.map(|_| ()),
-        }
         let owner = OwnerReference { api_version: "v1".into(), kind: "Node".into(), name: name.clone(), uid: self.uid.clone(), ..Default::default() };
         let lease = Lease {
             metadata: ObjectMeta { name: Some(name.clone()), owner_references: Some(vec![owner]), ..ObjectMeta::default() },
@@ -316,7 +331,21 @@ impl<'a> Keeper<'a> {
                 ..LeaseSpec::default()
             }),
         };
-        self.leases.create(&PostParams::default(), &lease).await.map(|_| ())
+        if !self.leased {
+            match self.leases.create(&PostParams::default(), &lease).await {
+                // It is there from a life before: then it is renewed.
+                Err(kube::Error::Api(status)) if status.code == 409 => self.leased = true,
+                made => {
+                    self.leased = made.is_ok();
+                    return made.map(|_| ());
+                }
+            }
+        }
+        let renewed = self.leases.patch(name, &PatchParams::default(), &Patch::Merge(json!({"spec": lease.spec}))).await;
+        if matches!(&renewed, Err(kube::Error::Api(status)) if status.code == 404) {
+            self.leased = false;
+        }
+        renewed.map(|_| ())
     }
 
     /// Renews the lease and tells what changes, until shutdown.

@@ -330,8 +330,6 @@ pub struct Container {
     pub spec_hash: String,
     /// Readiness where the runtime itself says so (simulated containers); else probes do.
     pub ready: Option<bool>,
-    /// The user and groups of its first process, where known: uid, gid, groups.
-    pub user: Option<(i64, i64, Vec<i64>)>,
 }
 
 /// All that a runtime has of one pod, the newest first.

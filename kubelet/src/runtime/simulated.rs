@@ -35,6 +35,9 @@ pub const PREFIX: &str = "skiff.dev/";
 /// How long a container runs whose pod lets it end.
 const DEFAULT_RUN: Duration = Duration::from_secs(1);
 
+/// How many events wait for a slow listener, which then looks at all pods. Few, for there may be thousands of these runtimes.
+const EVENTS: usize = 64;
+
 /// A runtime that only keeps books.
 #[derive(Debug)]
 pub struct Simulated {
@@ -99,7 +102,7 @@ enum Delay {
 impl Simulated {
     /// A runtime of a node with that capacity.
     pub fn new(capacity: Capacity) -> Self {
-        let books = Books { pages: Mutex::default(), events: broadcast::channel(1024).0 };
+        let books = Books { pages: Mutex::default(), events: broadcast::channel(EVENTS).0 };
         Self { books: Arc::new(books), capacity }
     }
 }
@@ -345,7 +348,6 @@ impl Runtime for Simulated {
             image_id: String::new(),
             spec_hash: config.spec_hash.clone(),
             ready: Some(false),
-            user: None,
         });
         pod.roles.insert(id.clone(), Role { kind: config.kind, may_end: config.may_end });
         pod.state.sort();

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{
     Container as Spec, ContainerState as ApiState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, ContainerUser, LinuxContainerUser, VolumeMountStatus,
+    ContainerStatus, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -122,9 +122,6 @@ fn observed(input: &Input<'_>, spec: &Spec, container: &Container, old: Option<&
         last_state: Some(last_state.unwrap_or_default()),
         resources: Some(spec.resources.clone().unwrap_or_default()),
         allocated_resources: spec.resources.as_ref().and_then(|r| r.requests.clone()),
-        user: container.user.as_ref().map(|(uid, gid, groups)| ContainerUser {
-            linux: Some(LinuxContainerUser { uid: *uid, gid: *gid, supplemental_groups: Some(groups.clone()) }),
-        }),
         ..fresh(input, spec)
     }
 }

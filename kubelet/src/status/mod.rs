@@ -112,6 +112,18 @@ pub fn pod_status(input: &Input<'_>) -> PodStatus {
     status
 }
 
+/// The status of a pod that never ran for it may not: upstream says no more than that.
+pub fn rejected(pod: &Pod, verdict: &Verdict) -> PodStatus {
+    let old = pod.status.clone().unwrap_or_default();
+    PodStatus {
+        phase: Some("Failed".into()),
+        reason: Some(verdict.reason.clone()),
+        message: Some(verdict.message.clone()),
+        observed_generation: pod.metadata.generation,
+        ..old
+    }
+}
+
 fn settle_phase(input: &Input<'_>, status: &mut PodStatus) {
     let old = input.old;
     let observed = phase::phase(input, status);

@@ -212,6 +212,11 @@ impl FakeApi {
                 "status": {"token": "a-token", "expirationTimestamp": "2099-01-01T00:00:00Z"}});
             return reply(StatusCode::CREATED, &token);
         }
+        if to.plural == "subjectaccessreviews" {
+            let mut review = body;
+            review["status"] = json!({"allowed": review["spec"]["user"] == "kube-apiserver-kubelet-client"});
+            return reply(StatusCode::CREATED, &review);
+        }
         let mut objects = self.objects.lock().unwrap();
         let existing = objects.all.get(&key).cloned();
         match (parts.method, existing) {

@@ -77,7 +77,6 @@ pub fn container(inspected: &ContainerInspectResponse) -> Container {
         image_id: inspected.image.clone().unwrap_or_default(),
         spec_hash: label(names::SPEC_HASH),
         ready: None,
-        user: None,
     };
     let code = reported.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or(-1);
     let error = reported.error.as_deref().unwrap_or_default();
