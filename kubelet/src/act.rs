@@ -104,7 +104,11 @@ async fn make_sandbox(ctx: &Context, pod: &Pod, attempt: u32) -> Result<(), Stri
         (false, None) => return Err("the node has no range of pod addresses yet".into()),
     };
     let config: SandboxConfig = start::sandbox_config(ctx, pod, attempt, ip);
-    ctx.runtime.run_sandbox(&config).await.map(|_| ()).map_err(|e| e.to_string())
+    ctx.runtime.run_sandbox(&config).await.map(|_| ()).map_err(|error| {
+        // Another one next time: this one may be somebody else's.
+        ctx.release_address(pod::uid(pod));
+        error.to_string()
+    })
 }
 
 /// Why a container doesn't run.

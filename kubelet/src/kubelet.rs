@@ -1,6 +1,7 @@
 //! The kubelet as a whole: watches the node's pods and keeps a worker for each.
 
 use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, PoisonError};
 
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::context::Context;
 use crate::events::Recorder;
 use crate::node::{self, Keeper};
-use crate::runtime::{Event, Reality, Runtime};
+use crate::runtime::{Event, PodRef, Reality, Runtime};
 use crate::worker::{Update, Worker};
 use crate::{end, pod, server};
 
@@ -139,6 +140,12 @@ impl Pods {
         let changes = watch_objects(pods, watcher::Config::default().fields(&fields)).default_backoff();
         let mut changes = pin!(changes.modify(|pod| pod.metadata.managed_fields = None));
         let mut events = self.ctx.runtime.events();
+        // Before any pod gets an address: which ones are taken.
+        for (pod, address) in self.known().await {
+            if let Some(address) = address {
+                self.ctx.adopt_address(&pod.uid, address);
+            }
+        }
         loop {
             tokio::select! {
                 change = changes.try_next() => match change {
@@ -233,16 +240,17 @@ impl Pods {
         }
     }
 
+    /// What the runtime has; nothing while it can't be asked.
+    async fn known(&self) -> Vec<(PodRef, Option<IpAddr>)> {
+        self.ctx.runtime.pods().await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "listing the pods of the container runtime failed");
+            Vec::new()
+        })
+    }
+
     /// Ends what the runtime has of pods that the API doesn't have: they were deleted while no kubelet ran.
     async fn end_strangers(&self) {
-        let known = match self.ctx.runtime.pods().await {
-            Ok(known) => known,
-            Err(error) => {
-                tracing::warn!(%error, "listing the pods of the container runtime failed");
-                return;
-            }
-        };
-        for stranger in known.into_iter().filter(|p| !self.workers.contains_key(&p.uid)) {
+        for (stranger, _) in self.known().await.into_iter().filter(|(p, _)| !self.workers.contains_key(&p.uid)) {
             let ctx = self.ctx.clone();
             tokio::spawn(async move {
                 tracing::info!(pod = stranger.name, namespace = stranger.namespace, uid = stranger.uid, "removing a pod that was deleted meanwhile");

@@ -59,7 +59,17 @@ enum Life {
 }
 
 type Job = BoxFuture<'static, Outcome>;
-type Write = BoxFuture<'static, Result<Option<Pod>, kube::Error>>;
+type Write = BoxFuture<'static, Result<Written, kube::Error>>;
+
+/// What came of a write.
+enum Written {
+    /// The pod as the API has it now.
+    Status(Box<Pod>),
+    /// Its deletion was asked for.
+    Deleted,
+    /// The API has it no more, or another one of its name.
+    Gone,
+}
 
 /// The task of one pod.
 pub(crate) struct Worker {
@@ -198,9 +208,6 @@ impl Worker {
         match self.ctx.runtime.pod_state(pod::uid(&self.pod)).await {
             Ok(state) => self.state = state,
             Err(error) => tracing::warn!(pod = pod::shown(&self.pod), %error, "reading the pod's containers failed"),
-        }
-        if let Some(ip) = self.state.ready_sandbox().and_then(|s| s.ip) {
-            self.ctx.adopt_address(pod::uid(&self.pod), ip);
         }
         let fresh = self.state.containers.is_empty() && self.state.sandboxes.is_empty();
         if !fresh {
@@ -496,29 +503,44 @@ impl Worker {
         let name = pod::name(&self.pod).to_owned();
         if let Some(patch) = self.unwritten() {
             self.writing = self.wanted.clone();
+            let uid = self.pod.metadata.uid.clone();
             self.write = Some(
-                async move { pods.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await.map(Some) }.boxed(),
+                async move {
+                    match pods.patch_status(&name, &PatchParams::default(), &Patch::Strategic(patch)).await {
+                        Ok(pod) => Ok(Written::Status(Box::new(pod))),
+                        Err(error) => gone_or(error, &pods, &name, uid).await,
+                    }
+                }
+                .boxed(),
             );
         } else if self.life == Life::Over && self.pod.metadata.deletion_timestamp.is_some() && !self.deleted {
-            let uid = Some(pod::uid(&self.pod).to_owned());
+            let uid = self.pod.metadata.uid.clone();
             let params = DeleteParams {
                 grace_period_seconds: Some(0),
-                preconditions: Some(Preconditions { uid, resource_version: None }),
+                preconditions: Some(Preconditions { uid: uid.clone(), resource_version: None }),
                 ..DeleteParams::default()
             };
             self.deleted = true;
-            self.write = Some(async move { pods.delete(&name, &params).await.map(|_| None) }.boxed());
+            self.write = Some(
+                async move {
+                    match pods.delete(&name, &params).await {
+                        Ok(_) => Ok(Written::Deleted),
+                        Err(error) => gone_or(error, &pods, &name, uid).await,
+                    }
+                }
+                .boxed(),
+            );
         }
     }
 
-    fn take_written(&mut self, written: Result<Option<Pod>, kube::Error>) -> bool {
+    fn take_written(&mut self, written: Result<Written, kube::Error>) -> bool {
         match written {
-            Ok(Some(mut pod)) => {
+            Ok(Written::Status(mut pod)) => {
                 let outdated = self.writing != self.wanted;
                 let begins = self.pod.status.as_ref().is_none_or(|s| s.start_time.is_none());
                 pod.metadata.managed_fields = None;
                 if version(&pod) >= version(&self.pod) {
-                    self.pod = Arc::new(pod);
+                    self.pod = Arc::new(*pod);
                 }
                 let none = PodStatus::default();
                 let kept = self.pod.status.as_ref().unwrap_or(&none);
@@ -530,12 +552,8 @@ impl Worker {
                 // times from the one before.
                 begins || outdated
             }
-            Ok(None) => false,
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
-                // The pod, or the one that this worker is for, isn't there any more.
-                let was = std::mem::replace(&mut self.gone, true);
-                !was
-            }
+            Ok(Written::Deleted) => false,
+            Ok(Written::Gone) => !std::mem::replace(&mut self.gone, true),
             Err(error) => {
                 tracing::warn!(pod = pod::shown(&self.pod), %error, "writing the pod's status failed");
                 self.deleted = false;
@@ -550,6 +568,17 @@ impl Drop for Worker {
     fn drop(&mut self) {
         self.ctx.objects.unregister(pod::uid(&self.pod));
     }
+}
+
+/// What a refusal means: that the pod is gone, if asking says so too; else it is what it is.
+async fn gone_or(error: kube::Error, pods: &Api<Pod>, name: &str, uid: Option<String>) -> Result<Written, kube::Error> {
+    if matches!(&error, kube::Error::Api(status) if matches!(status.code, 404 | 409)) {
+        let found = pods.get_opt(name).await?;
+        if found.is_none_or(|pod| pod.metadata.uid != uid) {
+            return Ok(Written::Gone);
+        }
+    }
+    Err(error)
 }
 
 /// The revision that an object has; revisions of one resource can be compared since Kubernetes 1.35.

@@ -347,7 +347,7 @@ async fn a_restarted_kubelet_adopts_its_pods_and_ends_those_of_nobody() {
         tokio::time::sleep(std::time::Duration::from_millis(100)).await;
     }
     let left = runtime.pods().await.unwrap();
-    assert_eq!(left.iter().map(|p| p.uid.as_str()).collect::<Vec<_>>(), [uid]);
+    assert_eq!(left.iter().map(|(p, _)| p.uid.as_str()).collect::<Vec<_>>(), [uid]);
     let after = node.api.get("pods/default/stays").unwrap();
     assert_eq!(after["status"]["containerStatuses"], before["status"]["containerStatuses"], "the same container runs on");
 }

@@ -190,6 +190,8 @@ pub(crate) struct Keeper<'a> {
     uid: String,
     /// Whether there is a lease.
     leased: bool,
+    /// The node's images, and when they were asked for.
+    images: Option<(Vec<Image>, Timestamp)>,
     /// Whether readiness was told by an event.
     told_ready: bool,
 }
@@ -204,6 +206,7 @@ impl<'a> Keeper<'a> {
             written_at: Timestamp::UNIX_EPOCH,
             uid: String::new(),
             leased: false,
+            images: None,
             told_ready: false,
         }
     }
@@ -239,6 +242,7 @@ impl<'a> Keeper<'a> {
     async fn try_register(&mut self) -> Result<(), Error> {
         let config = &self.ctx.config;
         let failed = |source| Error::Register { node: config.node_name.clone(), source: Box::new(source) };
+        self.refresh_images().await;
         let wanted = self.observe(&NodeStatus::default()).await;
         let node = Node {
             metadata: ObjectMeta { name: Some(config.node_name.clone()), labels: Some(labels(config)), ..ObjectMeta::default() },
@@ -288,7 +292,7 @@ impl<'a> Keeper<'a> {
         };
         let fault = runtime_fault.or_else(|| (!ctx.has_pool()).then(no_range));
         let port = *ctx.port.borrow();
-        let images = ctx.runtime.images().await.ok();
+        let images = self.images.as_ref().map(|(images, _)| images.clone());
         let observed = Observed {
             config: &ctx.config,
             port,
@@ -302,8 +306,18 @@ impl<'a> Keeper<'a> {
         status(&observed, old)
     }
 
+    /// Asks for the node's images, if that was long ago; a runtime that doesn't tell has those it had.
+    async fn refresh_images(&mut self) {
+        if self.images.as_ref().is_none_or(|(_, at)| clock::since(*at).unsigned_abs() >= REPORT_EVERY)
+            && let Ok(images) = self.ctx.runtime.images().await
+        {
+            self.images = Some((images, clock::now()));
+        }
+    }
+
     /// Writes the status if it says something new, or if it was long ago.
     async fn report(&mut self) -> Result<(), kube::Error> {
+        self.refresh_images().await;
         let wanted = self.observe(&self.written).await;
         let due = clock::since(self.written_at).unsigned_abs() >= REPORT_EVERY;
         if same(&wanted, &self.written) && !due {
@@ -356,7 +370,7 @@ impl<'a> Keeper<'a> {
             let pause = RENEW_EVERY.mul_f64(1.0 + 0.04 * random::fraction());
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = self.ctx.node_changed.notified() => {}
+                () = self.ctx.node_changed.notified() => self.images = None,
                 changed = port.changed() => if changed.is_err() { return },
                 found = self.await_range(), if !self.ctx.has_pool() => if let Err(error) = found {
                     tracing::warn!(error = &error as &dyn std::error::Error, "watching the node for its pod CIDR failed");

@@ -455,6 +455,47 @@ mod tests {
         assert_eq!(get(none).await, Finding::Failure(format!("Get \"http://127.0.0.1:{none}/\": dial tcp 127.0.0.1:{none}: connect: connection refused")));
     }
 
+    /// Answers every call with that message and code, as a gRPC server does; its port.
+    async fn serve_grpc(message: &'static [u8], code: &'static str) -> u16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a connection");
+            let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| async move {
+                assert_eq!(request.uri().path(), "/grpc.health.v1.Health/Check");
+                let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static(code))]);
+                let body = Full::new(Bytes::from_static(message)).with_trailers(async move { Some(Ok(trailers)) });
+                Ok::<_, std::convert::Infallible>(http::Response::new(body))
+            });
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            let _ = server.serve_connection(TokioIo::new(stream), service).await;
+        });
+        port
+    }
+
+    #[tokio::test]
+    async fn grpc_health_is_asked_for() {
+        let check = async |message: &'static [u8], code: &'static str, expected: Finding| {
+            let port = serve_grpc(message, code).await;
+            assert_eq!(grpc_check(&format!("127.0.0.1:{port}"), "svc").await, expected);
+        };
+        let failure = |why: &str| Finding::Failure(why.to_owned());
+        check(&[0, 0, 0, 0, 2, 8, 1], "0", Finding::Success).await;
+        check(&[0, 0, 0, 0, 2, 8, 2], "0", failure("service unhealthy (responded with \"NOT_SERVING\")")).await;
+        check(&[], "12", failure("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): ")).await;
+    }
+
+    #[tokio::test]
+    async fn tcp_ports_are_connected_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        let action: TCPSocketAction = serde_json::from_value(json!({"port": port})).expect("an action");
+        assert_eq!(tcp_socket(&action, &container(), "127.0.0.1", Duration::from_secs(5)).await, Finding::Success);
+        drop(listener);
+        let refused = tcp_socket(&action, &container(), "127.0.0.1", Duration::from_secs(5)).await;
+        assert_eq!(refused, Finding::Failure(format!("dial tcp 127.0.0.1:{port}: connect: connection refused")));
+    }
+
     #[test]
     fn health_messages() {
         assert_eq!(health_request("").as_ref(), [0, 0, 0, 0, 0]);

@@ -515,8 +515,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn remove_sandbox(&self, id: &str) -> Result<()>;
     /// All that there is of a pod.
     async fn pod_state(&self, uid: &str) -> Result<PodState>;
-    /// All pods that there is something of.
-    async fn pods(&self) -> Result<Vec<PodRef>>;
+    /// All pods that there is something of, with the addresses of those whose sandbox runs.
+    async fn pods(&self) -> Result<Vec<(PodRef, Option<IpAddr>)>>;
     /// Tells that a pod's annotations changed.
     fn annotations_changed(&self, _uid: &str, _annotations: &BTreeMap<String, String>) {}
 

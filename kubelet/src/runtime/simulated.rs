@@ -14,6 +14,7 @@
 //! A delay is written `300ms`, `5s`, `2m`, `1h30m` or as bare seconds. `ready-delay` is looked up again when annotations change.
 
 use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -309,10 +310,13 @@ impl Runtime for Simulated {
         Ok(self.books.lock().pods.get(uid).map(|pod| pod.state.clone()).unwrap_or_default())
     }
 
-    async fn pods(&self) -> Result<Vec<PodRef>> {
+    async fn pods(&self) -> Result<Vec<(PodRef, Option<IpAddr>)>> {
         let pages = self.books.lock();
-        let refs = pages.pods.values().filter_map(|pod| pod.state.sandboxes.first().map(|s| &s.pod).or(pod.state.containers.first().map(|c| &c.pod)));
-        Ok(refs.cloned().collect())
+        let known = pages.pods.values().filter_map(|pod| {
+            let of = pod.state.sandboxes.first().map(|s| &s.pod).or(pod.state.containers.first().map(|c| &c.pod))?;
+            Some((of.clone(), pod.state.ready_sandbox().and_then(|s| s.ip)))
+        });
+        Ok(known.collect())
     }
 
     fn annotations_changed(&self, uid: &str, annotations: &BTreeMap<String, String>) {

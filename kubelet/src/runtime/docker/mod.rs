@@ -12,6 +12,7 @@ mod streams;
 mod view;
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,7 +30,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Container, ContainerConfig, ContainerState, Duplex, Error, Event, ExecRequest, Image, LogOptions, PodRef, PodState, RegistryAuth,
-    Result, Runtime, Sandbox, SandboxConfig, Session, Usage, Version,
+    Result, Runtime, Sandbox, SandboxConfig, SandboxState, Session, Usage, Version,
 };
 use names::Owner;
 
@@ -81,7 +82,14 @@ pub struct Options {
 
 /// Containers as inspected last, with what Docker's list said of them then: while that stays, they do. Docker tells of an end
 /// before its list knows, so what an event is about is forgotten here.
-type Seen = Mutex<HashMap<String, (Summary, Container)>>;
+type Seen = Mutex<HashMap<String, (Summary, Found)>>;
+
+/// What a container of Docker's is to us.
+#[derive(Clone, Debug)]
+enum Found {
+    Sandbox(Sandbox),
+    Container(Container),
+}
 
 /// The containers of one node on a Docker engine.
 pub struct Docker {
@@ -150,7 +158,7 @@ impl Docker {
         &self.options.socket
     }
 
-    fn seen(&self) -> MutexGuard<'_, HashMap<String, (Summary, Container)>> {
+    fn seen(&self) -> MutexGuard<'_, HashMap<String, (Summary, Found)>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -173,28 +181,34 @@ impl Docker {
     }
 
     /// A container, inspected only if the list says something new of it.
-    async fn look(&self, id: &str, summary: Summary) -> Result<Option<Container>> {
-        if let Some((then, container)) = self.seen().get(id)
+    async fn look(&self, id: &str, summary: Summary) -> Result<Option<Found>> {
+        if let Some((then, found)) = self.seen().get(id)
             && *then == summary
-            && matches!(container.state, ContainerState::Running | ContainerState::Exited)
         {
-            return Ok(Some(container.clone()));
+            return Ok(Some(found.clone()));
         }
         let inspected = match self.docker.inspect_container(id, None).await.map_err(failed) {
             Err(Error::NotFound(_)) => return Ok(None),
             other => other?,
         };
-        let mut container = view::container(&inspected);
-        if container.state == ContainerState::Exited && container.message.is_empty() {
-            let labels = inspected.config.and_then(|c| c.labels).unwrap_or_default();
-            container.message = self.last_words(&container, &labels).await;
-        }
-        // What the list said may be older than what was inspected: then it is inspected again.
-        let agrees = matches!((summary, container.state), (Summary::RUNNING, ContainerState::Running) | (Summary::EXITED, ContainerState::Exited));
+        let labels = inspected.config.as_ref().and_then(|c| c.labels.clone()).unwrap_or_default();
+        // What the list said may be older than what was inspected: then it is inspected again next time.
+        let (found, agrees) = if view::is_sandbox(&labels) {
+            let sandbox = view::sandbox(&inspected);
+            let agrees = (summary == Summary::RUNNING) == (sandbox.state == SandboxState::Ready);
+            (Found::Sandbox(sandbox), agrees)
+        } else {
+            let mut container = view::container(&inspected);
+            if container.state == ContainerState::Exited && container.message.is_empty() {
+                container.message = self.last_words(&container, &labels).await;
+            }
+            let agrees = matches!((summary, container.state), (Summary::RUNNING, ContainerState::Running) | (Summary::EXITED, ContainerState::Exited));
+            (Found::Container(container), agrees)
+        };
         if agrees {
-            self.seen().insert(id.to_owned(), (summary, container.clone()));
+            self.seen().insert(id.to_owned(), (summary, found.clone()));
         }
-        Ok(Some(container))
+        Ok(Some(found))
     }
 
     async fn last_words(&self, container: &Container, labels: &HashMap<String, String>) -> String {
@@ -314,31 +328,30 @@ impl Runtime for Docker {
     async fn pod_state(&self, uid: &str) -> Result<PodState> {
         let options = ListContainersOptions { all: true, filters: Some(self.owner.filter(Some(uid))), ..Default::default() };
         let list = self.docker.list_containers(Some(options)).await.map_err(failed)?;
+        let looks = list.into_iter().filter_map(|c| Some((c.id?, c.state.unwrap_or(Summary::EMPTY))));
+        let looks = looks.map(|(id, summary)| async move { self.look(&id, summary).await });
         let mut state = PodState::default();
-        let (sandboxes, containers): (Vec<_>, Vec<_>) = list.into_iter().partition(|c| c.labels.as_ref().is_some_and(view::is_sandbox));
-        let looks = containers.into_iter().filter_map(|c| Some((c.id?, c.state.unwrap_or(Summary::EMPTY))));
-        let looks = future::try_join_all(looks.map(|(id, summary)| async move { self.look(&id, summary).await }));
-        let inspects = future::join_all(sandboxes.into_iter().filter_map(|c| c.id).map(|id| async move { self.docker.inspect_container(&id, None).await }));
-        let (looks, inspects) = future::join(looks, inspects).await;
-        state.containers = looks?.into_iter().flatten().collect();
-        for inspected in inspects {
-            match inspected.map_err(failed) {
-                Ok(inspected) => state.sandboxes.push(view::sandbox(&inspected)),
-                Err(Error::NotFound(_)) => {}
-                Err(error) => return Err(error),
+        for found in future::try_join_all(looks).await?.into_iter().flatten() {
+            match found {
+                Found::Sandbox(sandbox) => state.sandboxes.push(sandbox),
+                Found::Container(container) => state.containers.push(container),
             }
         }
         state.sort();
         Ok(state)
     }
 
-    async fn pods(&self) -> Result<Vec<PodRef>> {
+    async fn pods(&self) -> Result<Vec<(PodRef, Option<IpAddr>)>> {
         let options = ListContainersOptions { all: true, filters: Some(self.owner.filter(None)), ..Default::default() };
         let list = self.docker.list_containers(Some(options)).await.map_err(failed)?;
-        let mut pods: Vec<_> = list.iter().filter_map(|c| c.labels.as_ref()).map(names::pod_ref).collect();
-        pods.sort_by(|a, b| a.uid.cmp(&b.uid));
-        pods.dedup();
-        Ok(pods)
+        let mut pods: HashMap<PodRef, Option<IpAddr>> = HashMap::new();
+        for container in &list {
+            let Some(labels) = &container.labels else { continue };
+            let networks = container.network_settings.as_ref().and_then(|s| s.networks.as_ref());
+            let address = pods.entry(names::pod_ref(labels)).or_default();
+            *address = address.or_else(|| view::address(networks?));
+        }
+        Ok(pods.into_iter().collect())
     }
 
     async fn create_container(&self, sandbox_id: &str, config: &ContainerConfig) -> Result<String> {

@@ -1,8 +1,9 @@
 //! From Docker's words about a container to ours. Pure.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 
-use bollard::models::{ContainerInspectResponse, ContainerState as Reported, ContainerStateStatusEnum as Word};
+use bollard::models::{ContainerInspectResponse, ContainerState as Reported, ContainerStateStatusEnum as Word, EndpointSettings};
 use jiff::Timestamp;
 
 use super::super::{Container, ContainerState, Sandbox, SandboxState};
@@ -34,22 +35,27 @@ pub fn is_sandbox(labels: &HashMap<String, String>) -> bool {
     labels.get(names::CONTAINER).is_some_and(|name| name == names::SANDBOX)
 }
 
+/// The address of a container in its networks: a sandbox is in one.
+pub fn address(networks: &HashMap<String, EndpointSettings>) -> Option<IpAddr> {
+    let of = |e: &EndpointSettings| {
+        let configured = e.ipam_config.as_ref().and_then(|c| c.ipv4_address.as_deref());
+        e.ip_address.as_deref().filter(|ip| !ip.is_empty()).or(configured)?.parse().ok()
+    };
+    networks.values().find_map(of)
+}
+
 /// A sandbox as inspected.
 pub fn sandbox(inspected: &ContainerInspectResponse) -> Sandbox {
     let labels = labels(inspected);
     let running = inspected.state.as_ref().and_then(|s| s.running).unwrap_or(false);
     let networks = inspected.network_settings.as_ref().and_then(|n| n.networks.as_ref());
-    let address = |e: &bollard::models::EndpointSettings| {
-        let configured = e.ipam_config.as_ref().and_then(|c| c.ipv4_address.as_deref());
-        e.ip_address.as_deref().filter(|ip| !ip.is_empty()).or(configured)?.parse().ok()
-    };
     Sandbox {
         id: inspected.id.clone().unwrap_or_default(),
         pod: names::pod_ref(&labels),
         attempt: attempt(&labels),
         state: if running { SandboxState::Ready } else { SandboxState::NotReady },
         created_at: created(inspected),
-        ip: networks.into_iter().flat_map(HashMap::values).find_map(address),
+        ip: networks.and_then(address),
     }
 }
 
