@@ -12,7 +12,7 @@ use skiff_api::{Status, resource, value};
 
 use crate::auth::{MASTERS, User};
 use crate::cache::Filter;
-use crate::http::body::{self, full};
+use crate::http::body::{self, Reply, full};
 use crate::server::Server;
 use crate::strategy::{CLAIM_PREFIXES, give_back, orphaned};
 
@@ -61,15 +61,28 @@ async fn ensure(server: &Arc<Server>, version: &str, mut object: Value) -> Resul
 
 /// Asks the server itself for something, as a client would.
 async fn request(server: &Arc<Server>, method: Method, path: &str, object: &Value) -> Result<(), Status> {
+    let reply = ask(server, method, path, "application/json", object).await?;
+    if reply.status() == http::StatusCode::CONFLICT { Ok(()) } else { accepted(path, reply).await }
+}
+
+/// Changes an object by a merge patch, as a client would. A conflict is an error.
+pub(crate) async fn patch(server: &Arc<Server>, path: &str, patch: &Value) -> Result<(), Status> {
+    accepted(path, ask(server, Method::PATCH, path, "application/merge-patch+json", patch).await?).await
+}
+
+async fn ask(server: &Arc<Server>, method: Method, path: &str, content_type: &str, object: &Value) -> Result<Reply, Status> {
     let request = http::Request::builder()
         .method(method)
         .uri(path)
-        .header(http::header::CONTENT_TYPE, "application/json")
+        .header(http::header::CONTENT_TYPE, content_type)
         .header(http::header::USER_AGENT, "kube-apiserver")
         .body(full(object.to_string()))
         .map_err(Status::internal)?;
-    let reply = server.handle(request, Some(User::new(AUTHOR, [MASTERS]))).await;
-    if reply.status().is_success() || reply.status() == http::StatusCode::CONFLICT {
+    Ok(server.handle(request, Some(User::new(AUTHOR, [MASTERS]))).await)
+}
+
+async fn accepted(path: &str, reply: Reply) -> Result<(), Status> {
+    if reply.status().is_success() {
         return Ok(());
     }
     let (code, said): (u16, Bytes) = (reply.status().as_u16(), body::collect(reply.into_body()).await?);

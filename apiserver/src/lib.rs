@@ -16,6 +16,7 @@ mod metrics;
 mod publish;
 mod registry;
 mod server;
+mod signer;
 mod strategy;
 mod subresources;
 mod verbs;

@@ -1,7 +1,7 @@
 //! Which resources are served: the built-in ones, and those that definitions add at run time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use skiff_api::resource::{Resource, catalogue};
 
@@ -49,27 +49,21 @@ impl Served {
     }
 }
 
-/// The resources served, swapped whole when they change.
+/// The resources served.
 #[derive(Debug)]
 pub struct Registry {
-    served: RwLock<Arc<Served>>,
+    served: Arc<Served>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { served: RwLock::new(Arc::new(Served::new(catalogue().to_vec()))) }
+        Self { served: Arc::new(Served::new(catalogue().to_vec())) }
     }
 }
 
 impl Registry {
     /// What is served now.
     pub fn now(&self) -> Arc<Served> {
-        Arc::clone(&self.served.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Serves these beside the built-in ones.
-    pub fn set_custom(&self, custom: Vec<Arc<Resource>>) {
-        let ordered = catalogue().iter().cloned().chain(custom).collect();
-        *self.served.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Served::new(ordered));
+        Arc::clone(&self.served)
     }
 }

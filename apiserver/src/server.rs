@@ -14,6 +14,7 @@ use skiff_api::{Status, value};
 use skiff_store::{Entry, Store};
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Ledger;
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
@@ -29,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
 use crate::verbs::{self, Call};
-use crate::{bootstrap, publish, subresources};
+use crate::{bootstrap, publish, signer, subresources};
 
 /// How often history is given up, and how much of it stays: upstream's five minutes.
 const COMPACTION_PERIOD: Duration = Duration::from_secs(300);
@@ -78,6 +79,7 @@ pub struct Server {
     pub(crate) allocator: Allocator,
     pub(crate) tokens: Tokens,
     pub(crate) rbac: Rbac,
+    pub(crate) quota_ledger: Arc<Ledger>,
     pub(crate) authority: Authority,
     pub(crate) advertise: (IpAddr, u16),
     pub(crate) dialer: Arc<dyn Dialer>,
@@ -100,6 +102,7 @@ impl Server {
             allocator: config.service_cidr.parse().map_err(Error::ServiceCidr)?,
             tokens: Tokens::new(&config.signing_key)?,
             rbac: Rbac::default(),
+            quota_ledger: Arc::default(),
             authority: config.authority,
             advertise: config.advertise,
             dialer: config.dialer,
@@ -116,6 +119,10 @@ impl Server {
             async move { server.stop.run_until_cancelled(server.compact()).await }
         });
         bootstrap::write(&server).await.map_err(Error::Bootstrap)?;
+        tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { server.stop.run_until_cancelled(signer::run(Arc::clone(&server))).await }
+        });
         Ok(server)
     }
 

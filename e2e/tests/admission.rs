@@ -13,15 +13,18 @@ async fn send(cluster: &Cluster, method: &str, path: &str, object: Value) -> Ans
     ask(cluster, &Ask { method, path, content_type: "application/json", body, ..Ask::default() }, true).await
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_quota_holds_against_many_at_once() {
-    let cluster = server().await;
+    let cluster = std::sync::Arc::new(server().await);
     let base = "/api/v1/namespaces/default";
     let quota = json!({"metadata": {"name": "q"}, "spec": {"hard": {"configmaps": "3"}}});
     assert_eq!(send(&cluster, "POST", &format!("{base}/resourcequotas"), quota).await.code, 201);
     let path = format!("{base}/configmaps");
-    let answers = (0..8).map(|i| send(&cluster, "POST", &path, json!({"metadata": {"name": format!("c{i}")}})));
-    let codes: Vec<u16> = futures::future::join_all(answers).await.iter().map(|a| a.code).collect();
+    let answers = (0..8).map(|i| {
+        let (cluster, path) = (std::sync::Arc::clone(&cluster), path.clone());
+        tokio::spawn(async move { send(&cluster, "POST", &path, json!({"metadata": {"name": format!("c{i}")}})).await.code })
+    });
+    let codes: Vec<u16> = futures::future::join_all(answers).await.into_iter().map(|code| code.expect("an answer")).collect();
     assert_eq!(codes.iter().filter(|code| **code == 201).count(), 3, "{codes:?}");
     let dry = send(&cluster, "POST", &format!("{path}?dryRun=All"), json!({"metadata": {"name": "dry"}})).await;
     assert_eq!(dry.code, 403);

@@ -1,5 +1,6 @@
 //! Admission: rules that look beyond the object, each a plugin with upstream's name, in upstream's order.
 
+mod certificates;
 mod defaults;
 mod escalation;
 mod limits;
@@ -9,11 +10,14 @@ mod priority;
 mod quota;
 mod service_account;
 
+use std::sync::PoisonError;
+
 use async_trait::async_trait;
 use serde_json::Value;
 use skiff_api::Status;
 
 use crate::verbs::{Call, Write};
+pub(crate) use quota::{Claim, Ledger};
 
 /// One write as the plugins see it.
 pub(crate) struct Request<'a> {
@@ -22,9 +26,20 @@ pub(crate) struct Request<'a> {
     pub old: Option<&'a Value>,
     /// Whether nothing will be kept.
     pub dry_run: bool,
+    write: &'a Write<'a>,
 }
 
 impl Request<'_> {
+    /// Keeps a claim until the write is over.
+    fn hold(&self, claim: quota::Claim) {
+        self.write.held.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
+    }
+
+    /// Ends the claims of the write.
+    fn let_go(&self) {
+        self.write.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     /// Whether the request is a create of this resource, with no subresource.
     pub fn creates(&self, group: &str, plural: &str) -> bool {
         self.old.is_none() && self.call.info.subresource.is_empty() && self.call.resource.group == group && self.call.resource.plural == plural
@@ -55,6 +70,7 @@ const PLUGINS: &[&dyn Plugin] = &[
     &priority::Priority,
     &defaults::DefaultTolerationSeconds,
     &defaults::DefaultStorageClass,
+    &certificates::Certificates,
     &defaults::DefaultIngressClass,
     &defaults::StorageObjectInUseProtection,
     &escalation::Escalation,
@@ -63,7 +79,7 @@ const PLUGINS: &[&dyn Plugin] = &[
 
 /// Lets the plugins change what is to be kept.
 pub(crate) async fn mutate(write: &Write<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-    let request = Request { call: write.call, old, dry_run: write.options.dry_run };
+    let request = Request { call: write.call, old, dry_run: write.options.dry_run, write };
     for plugin in PLUGINS {
         plugin.mutate(&request, object).await?;
     }
@@ -72,7 +88,7 @@ pub(crate) async fn mutate(write: &Write<'_>, object: &mut Value, old: Option<&V
 
 /// Lets the plugins refuse what is to be kept.
 pub(crate) async fn validate(write: &Write<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
-    let request = Request { call: write.call, old, dry_run: write.options.dry_run };
+    let request = Request { call: write.call, old, dry_run: write.options.dry_run, write };
     let Some(object) = object else { return Ok(()) };
     for plugin in PLUGINS {
         plugin.validate(&request, object).await?;

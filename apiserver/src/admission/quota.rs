@@ -1,5 +1,10 @@
 //! Resource quotas: what a namespace may use. Usage is claimed by a guarded update of the quota's status, so that two
-//! requests, at two servers even, can't both take the last unit.
+//! requests can't both take the last unit. The objects are counted anew before a refusal, for what was deleted is free
+//! again; what others have claimed and not yet written is in the ledger meanwhile.
+//! The ledger is one server's own: of several on one store, a count may miss what another has claimed that very moment.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -16,12 +21,54 @@ use crate::verbs::Call;
 pub(super) struct ResourceQuota;
 
 const PREFIX: &str = "/registry/resourcequotas/";
+/// What is claimed and not yet written, by the quota's key: each claim with its number.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger(Mutex<(u64, HashMap<String, Vec<(u64, Resources)>>)>);
+
+/// A claim in the ledger, which ends with it.
+pub(crate) struct Claim {
+    ledger: Arc<Ledger>,
+    key: String,
+    number: u64,
+}
+
+impl Ledger {
+    fn enter(self: &Arc<Self>, key: &str, delta: &Resources) -> Claim {
+        let mut book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        book.0 += 1;
+        let number = book.0;
+        book.1.entry(key.to_owned()).or_default().push((number, delta.clone()));
+        Claim { ledger: Arc::clone(self), key: key.to_owned(), number }
+    }
+
+    fn claimed(&self, key: &str) -> Resources {
+        let book = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sum = Resources::new();
+        book.1.get(key).into_iter().flatten().for_each(|(_, delta)| pod::add(&mut sum, delta));
+        sum
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let mut book = self.ledger.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(claims) = book.1.get_mut(&self.key) {
+            claims.retain(|(number, _)| *number != self.number);
+            if claims.is_empty() {
+                book.1.remove(&self.key);
+            }
+        }
+    }
+}
+
 /// How often a charge is tried again when somebody else was quicker.
 const MAX_TRIES: usize = 100;
 
 #[async_trait]
 impl Plugin for ResourceQuota {
     async fn validate(&self, request: &Request<'_>, object: &Value) -> Result<(), Status> {
+        // What an earlier try of the same write claimed was not written.
+        request.let_go();
         let call = request.call;
         let (group, plural) = (call.resource.group.as_ref(), call.resource.plural.as_ref());
         if !call.resource.namespaced || !counts(request, group, plural, object) {
@@ -50,7 +97,9 @@ impl Plugin for ResourceQuota {
         // All are looked at before the first is charged: a refusal leaves none charged in vain.
         for keep in [false, true] {
             for (key, delta) in charges.iter().filter(|_| !keep || !request.dry_run) {
-                charge(call, object, key, delta, keep).await?;
+                if let Some(claim) = charge(call, object, key, delta, keep).await? {
+                    request.hold(claim);
+                }
             }
         }
         Ok(())
@@ -97,25 +146,27 @@ fn charged(current: &Value, used: &Resources, delta: &Resources) -> Result<Value
 
 /// Charges one quota, or (without `keep`) only looks whether that is possible. What the status says is believed while
 /// it leaves room; before a refusal, and where it says nothing, the objects themselves are counted.
-async fn charge(call: &Call, object: &Value, key: &str, delta: &Resources, keep: bool) -> Result<(), Status> {
+async fn charge(call: &Call, object: &Value, key: &str, delta: &Resources, keep: bool) -> Result<Option<Claim>, Status> {
     let server = &call.server;
     let mut counted = false;
     for _ in 0..MAX_TRIES {
-        let Some(entry) = server.store.get(key).await? else { return Ok(()) };
+        let Some(entry) = server.store.get(key).await? else { return Ok(None) };
         let current = read(server, &entry)?;
         let known = pod::resource_list(value::at(&current, &["status", "used"]));
         let complete = delta.keys().all(|name| known.contains_key(name));
-        let used = if counted || !complete { count(server, &current).await? } else { known };
+        let used = if counted || !complete { count(server, key, &current).await? } else { known };
         match charged(&current, &used, delta) {
             Err(why) if counted || !complete => return Err(forbidden(call, object, why)),
             Err(_) => counted = true,
-            Ok(_) if !keep => return Ok(()),
+            Ok(_) if !keep => return Ok(None),
             Ok(status) => {
                 let mut next = current;
                 next["status"] = status;
                 let bytes: Bytes = encode(&next).into();
+                // Before the commit, so that nobody sees the one without the other.
+                let claim = server.quota_ledger.enter(key, delta);
                 match server.store.commit(key, Guard::Modified(entry.modified), Some(bytes)).await {
-                    Ok(_) => return Ok(()),
+                    Ok(_) => return Ok(Some(claim)),
                     Err(Error::Conflict(_)) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -130,12 +181,15 @@ fn read(server: &Server, entry: &Entry) -> Result<Value, Status> {
     cache.read(entry.key.clone(), entry.modified, entry.value.clone()).and_then(|o| o.value()).map_err(Status::internal)
 }
 
-/// What the namespace's objects use of the quota.
-async fn count(server: &Server, current: &Value) -> Result<Resources, Status> {
+/// What the namespace's objects use of the quota, and what is claimed for more of them.
+async fn count(server: &Server, key: &str, current: &Value) -> Result<Resources, Status> {
+    // First: what is written in between is counted twice, never not at all.
+    let claimed = server.quota_ledger.claimed(key);
     server.cache.fresh().await?;
     let hard: Vec<&String> = value::at(current, &["spec", "hard"]).as_object().into_iter().flatten().map(|(name, _)| name).collect();
     let mut used: Resources = hard.iter().map(|name| ((*name).clone(), Quantity::ZERO)).collect();
     let filter = Filter { namespace: value::text(current, &["metadata", "namespace"]).into(), ..Filter::default() };
+    pod::add(&mut used, &claimed);
     let mut seen = Vec::new();
     for resource in server.registry.now().ordered.iter().filter(|r| r.namespaced && !r.storage_prefix.is_empty()) {
         let (group, plural) = (resource.group.as_ref(), resource.plural.as_ref());

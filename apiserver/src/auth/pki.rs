@@ -3,9 +3,11 @@
 use std::net::IpAddr;
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use skiff_api::clock;
+use x509_parser::certification_request::X509CertificationRequest;
+use x509_parser::prelude::FromDer;
 
 use super::User;
 
@@ -52,11 +54,14 @@ fn params(common_name: &str, organizations: &[String]) -> CertificateParams {
     params.distinguished_name.push(DnType::CommonName, common_name);
     let now = clock::now().as_second();
     let day = 86_400;
-    let at = |second: i64| time::OffsetDateTime::from_unix_timestamp(second).unwrap_or(time::OffsetDateTime::UNIX_EPOCH);
     // A little earlier than now, for machines whose clocks differ.
-    params.not_before = at(now - 3_600);
-    params.not_after = at(now + DAYS * day);
+    params.not_before = moment(now - 3_600);
+    params.not_after = moment(now + DAYS * day);
     params
+}
+
+fn moment(second: i64) -> time::OffsetDateTime {
+    time::OffsetDateTime::from_unix_timestamp(second).unwrap_or(time::OffsetDateTime::UNIX_EPOCH)
 }
 
 impl Authority {
@@ -75,6 +80,21 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_pem(&self.pair.certificate, KeyPair::from_pem(&self.pair.key)?)?;
         let certificate = params.signed_by(&key, &issuer)?;
         Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
+    }
+
+    /// Signs a request, for these usages and so many seconds: PEM.
+    pub(crate) fn sign_request(&self, request: Request, usages: &[&str], seconds: i64) -> Result<String, RequestError> {
+        if request.organizations.len() > 1 {
+            return Err(RequestError::Organizations);
+        }
+        let mut asked = request.params;
+        set_usages(usages, &mut asked.params)?;
+        asked.params.is_ca = IsCa::ExplicitNoCa;
+        let now = clock::now().as_second();
+        // Upstream's five minutes earlier, for machines whose clocks differ.
+        (asked.params.not_before, asked.params.not_after) = (moment(now - 300), moment(now + seconds));
+        let issuer = Issuer::from_ca_cert_pem(&self.pair.certificate, KeyPair::from_pem(&self.pair.key)?)?;
+        Ok(asked.signed_by(&issuer)?.pem())
     }
 
     /// A server's certificate for these names and addresses.
@@ -96,6 +116,77 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(&params)
     }
+}
+
+/// A certificate signing request, read and found to be signed by the key that it is for.
+pub(crate) struct Request {
+    /// The subject's common name.
+    pub common_name: String,
+    /// The subject's organizations.
+    pub organizations: Vec<String>,
+    params: CertificateSigningRequestParams,
+}
+
+impl Request {
+    /// Reads PEM.
+    pub fn parse(pem: &[u8]) -> Result<Self, RequestError> {
+        let (_, block) = x509_parser::pem::parse_x509_pem(pem).map_err(|_| RequestError::Form)?;
+        let (_, request) = X509CertificationRequest::from_der(&block.contents).map_err(|_| RequestError::Form)?;
+        let subject = &request.certification_request_info.subject;
+        let common_name = subject.iter_common_name().filter_map(|n| n.as_str().ok()).collect();
+        let organizations = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
+        let params = CertificateSigningRequestParams::from_der(&block.contents.as_slice().into())?;
+        Ok(Self { common_name, organizations, params })
+    }
+
+    /// The alternative names asked for.
+    pub fn names(&self) -> &[SanType] {
+        &self.params.params.subject_alt_names
+    }
+}
+
+/// A certificate signing request can't be read or carried out.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    /// It is none.
+    #[error("PEM block type must be CERTIFICATE REQUEST")]
+    Form,
+    /// The library can write one organization a subject, and leaves none out unsaid.
+    #[error("requests with more than one organization can't be signed")]
+    Organizations,
+    /// A usage that X.509 libraries don't know by name.
+    #[error("usage {0:?} can't be written into a certificate")]
+    Usage(String),
+    /// What it asks for can't be written.
+    #[error("sign a certificate: {0}")]
+    Sign(#[from] rcgen::Error),
+}
+
+/// Writes usages by Kubernetes' names of them.
+fn set_usages(names: &[&str], params: &mut CertificateParams) -> Result<(), RequestError> {
+    params.key_usages.clear();
+    params.extended_key_usages.clear();
+    for name in names {
+        let key = match *name {
+            "signing" | "digital signature" => KeyUsagePurpose::DigitalSignature,
+            "content commitment" => KeyUsagePurpose::ContentCommitment,
+            "key encipherment" => KeyUsagePurpose::KeyEncipherment,
+            "key agreement" => KeyUsagePurpose::KeyAgreement,
+            "data encipherment" => KeyUsagePurpose::DataEncipherment,
+            other => {
+                params.extended_key_usages.push(match other {
+                    "server auth" => ExtendedKeyUsagePurpose::ServerAuth,
+                    "client auth" => ExtendedKeyUsagePurpose::ClientAuth,
+                    other => return Err(RequestError::Usage(other.to_owned())),
+                });
+                continue;
+            }
+        };
+        if !params.key_usages.contains(&key) {
+            params.key_usages.push(key);
+        }
+    }
+    Ok(())
 }
 
 impl SigningKey {

@@ -1,6 +1,6 @@
 //! What all writes share: reading a body, the system's own metadata, the transaction on the store, the answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{HeaderValue, header};
@@ -11,6 +11,7 @@ use skiff_store::{Entry, Error, Guard};
 
 use super::Call;
 use super::options::{FieldValidation, WriteOptions};
+use crate::admission::Claim;
 use crate::cache::encode;
 use crate::convert;
 use crate::http::body::Reply;
@@ -25,6 +26,8 @@ pub(crate) struct Write<'a> {
     pub call: &'a Call,
     pub options: WriteOptions,
     pub warnings: Vec<String>,
+    /// What of quotas this write claims, until it is over.
+    pub held: Mutex<Vec<Claim>>,
     /// How often the object was loaded for this write.
     tries: usize,
 }
@@ -54,7 +57,7 @@ pub(crate) enum Transaction {
 
 impl<'a> Write<'a> {
     pub fn new(call: &'a Call, options_kind: &str) -> Result<Self, Status> {
-        Ok(Self { call, options: WriteOptions::read(call, options_kind)?, warnings: Vec::new(), tries: 0 })
+        Ok(Self { call, options: WriteOptions::read(call, options_kind)?, warnings: Vec::new(), held: Mutex::default(), tries: 0 })
     }
 
     /// Reads a body of JSON or YAML as an object of the resource (or of `kind`, where a subresource takes another), in

@@ -1,0 +1,45 @@
+//! Signing requests: who may approve and sign them, and whom they may never be for.
+
+use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use skiff_api::Status;
+use skiff_api::value::{at, condition, text};
+
+use super::{Plugin, Request};
+use crate::auth::{self, Attributes, MASTERS, pki};
+
+/// Upstream's CertificateApproval, CertificateSigning and CertificateSubjectRestriction.
+pub(super) struct Certificates;
+
+#[async_trait]
+impl Plugin for Certificates {
+    async fn validate(&self, request: &Request<'_>, object: &Value) -> Result<(), Status> {
+        let call = request.call;
+        if call.resource.plural != "certificatesigningrequests" || call.resource.group != "certificates.k8s.io" {
+            return Ok(());
+        }
+        let signer = text(object, &["spec", "signerName"]);
+        let refuse = |why: String| Err(Status::forbidden(call.resource.group_resource(), text(object, &["metadata", "name"]), why));
+        let certificate = |csr: &Value| at(csr, &["status", "certificate"]).clone();
+        let failed = |csr: &Value| condition(csr, "Failed").cloned();
+        let verb = match (call.info.subresource.as_str(), request.old) {
+            ("", None) if signer == "kubernetes.io/kube-apiserver-client" => {
+                let pem = STANDARD.decode(text(object, &["spec", "request"])).unwrap_or_default();
+                let masters = pki::Request::parse(&pem).is_ok_and(|r| r.organizations.iter().any(|o| o == MASTERS));
+                let why = "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
+                return if masters { refuse(why.into()) } else { Ok(()) };
+            }
+            ("approval", Some(_)) => "approve",
+            ("status", Some(old)) if certificate(old) != certificate(object) || failed(old) != failed(object) => "sign",
+            _ => return Ok(()),
+        };
+        let all = signer.split_once('/').map_or_else(String::new, |(domain, _)| format!("{domain}/*"));
+        let may = |name: &str| {
+            let attributes = Attributes { verb, group: "certificates.k8s.io", resource: "signers", name, ..Attributes::default() };
+            auth::allowed(&call.server, &call.user, &attributes)
+        };
+        if may(signer) || may(&all) { Ok(()) } else { refuse(format!("user not permitted to {verb} requests with signerName {signer:?}")) }
+    }
+}

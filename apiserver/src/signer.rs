@@ -1,0 +1,248 @@
+//! Certificate signing requests: kubelets' own are approved where rules allow it, and what is approved is signed by the
+//! cluster's authority, for upstream's signers that lead to this API.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rcgen::SanType;
+use serde_json::{Value, json};
+use skiff_api::{Status, resource, value};
+use skiff_api::value::{at, items, text};
+
+use crate::auth::pki::Request;
+use crate::auth::{self, Attributes, User};
+use crate::bootstrap;
+use crate::cache::Filter;
+use crate::server::Server;
+use crate::verbs::now_text;
+
+const GROUP: &str = "certificates.k8s.io";
+/// How long certificates last that ask for nothing else: upstream's year. None lasts longer.
+const LIFETIME: i64 = 365 * 86_400;
+/// The shortest time that a certificate can ask for: upstream's ten minutes.
+const SHORTEST: i64 = 600;
+
+/// What is to be done about a request.
+#[derive(Debug, PartialEq)]
+enum Plan {
+    /// Nothing, now or ever.
+    Nothing,
+    /// It is a kubelet's own: approve it, with this message.
+    Approve(&'static str),
+    /// It is approved and in order: sign it, to last so many seconds.
+    Sign(i64),
+    /// It is approved, but can't be signed.
+    Fail(String),
+}
+
+/// Decides what to do. `may` says whether who asked may create this subresource of signing requests.
+fn plan(csr: &Value, request: &Result<Request, String>, may: impl Fn(&str) -> bool) -> Plan {
+    let signer = text(csr, &["spec", "signerName"]);
+    let has = |kind| value::condition(csr, kind).is_some_and(|c| c["status"] == "True");
+    let done = !text(csr, &["status", "certificate"]).is_empty() || has("Denied") || has("Failed");
+    let usages: Vec<&str> = items(csr, &["spec", "usages"]).iter().filter_map(Value::as_str).collect();
+    let check: fn(&Request, &[&str]) -> Result<(), String> = match signer {
+        "kubernetes.io/kube-apiserver-client" => client,
+        "kubernetes.io/kube-apiserver-client-kubelet" => kubelet_client,
+        "kubernetes.io/kubelet-serving" => kubelet_server,
+        _ => return Plan::Nothing,
+    };
+    let fault = match request {
+        Ok(request) => check(request, &usages).err(),
+        Err(why) => Some(why.clone()),
+    };
+    match (done, has("Approved"), fault) {
+        (true, ..) => Plan::Nothing,
+        (false, true, Some(why)) => Plan::Fail(why),
+        (false, true, None) => {
+            let asked = at(csr, &["spec", "expirationSeconds"]).as_i64().unwrap_or(LIFETIME);
+            Plan::Sign(asked.clamp(SHORTEST, LIFETIME))
+        }
+        (false, false, None) if signer == "kubernetes.io/kube-apiserver-client-kubelet" => {
+            let own = request.as_ref().is_ok_and(|r| r.common_name == text(csr, &["spec", "username"]));
+            if own && may("selfnodeclient") {
+                Plan::Approve("Auto approving self kubelet client certificate after SubjectAccessReview.")
+            } else if may("nodeclient") {
+                Plan::Approve("Auto approving kubelet client certificate after SubjectAccessReview.")
+            } else {
+                Plan::Nothing
+            }
+        }
+        _ => Plan::Nothing,
+    }
+}
+
+fn client(_: &Request, usages: &[&str]) -> Result<(), String> {
+    if let Some(other) = usages.iter().find(|u| !matches!(**u, "digital signature" | "key encipherment" | "client auth")) {
+        return Err(format!("invalid usage for client certificate: {other}"));
+    }
+    if usages.contains(&"client auth") { Ok(()) } else { Err("missing required usage for client certificate: client auth".into()) }
+}
+
+fn kubelet_client(request: &Request, usages: &[&str]) -> Result<(), String> {
+    of_nodes(request)?;
+    for (which, found) in alternatives(request) {
+        if found {
+            return Err(format!("{which} subjectAltNames are not allowed"));
+        }
+    }
+    exactly(usages, "client auth")?;
+    of_a_node(request)
+}
+
+fn kubelet_server(request: &Request, usages: &[&str]) -> Result<(), String> {
+    of_nodes(request)?;
+    let [(_, dns), emails, (_, addresses), uris] = alternatives(request);
+    if !dns && !addresses {
+        return Err("DNS or IP subjectAltName is required".into());
+    }
+    for (which, found) in [emails, uris] {
+        if found {
+            return Err(format!("{which} subjectAltNames are not allowed"));
+        }
+    }
+    exactly(usages, "server auth")?;
+    of_a_node(request)
+}
+
+fn of_nodes(request: &Request) -> Result<(), String> {
+    if request.organizations == ["system:nodes"] { Ok(()) } else { Err("subject organization is not system:nodes".into()) }
+}
+
+fn of_a_node(request: &Request) -> Result<(), String> {
+    let node = request.common_name.starts_with("system:node:");
+    if node { Ok(()) } else { Err("subject common name does not begin with system:node:".into()) }
+}
+
+/// Which kinds of alternative names the request has.
+fn alternatives(request: &Request) -> [(&'static str, bool); 4] {
+    let any = |kind: fn(&SanType) -> bool| request.names().iter().any(kind);
+    [
+        ("DNS", any(|n| matches!(n, SanType::DnsName(_)))),
+        ("Email", any(|n| matches!(n, SanType::Rfc822Name(_)))),
+        ("IP", any(|n| matches!(n, SanType::IpAddress(_)))),
+        ("URI", any(|n| matches!(n, SanType::URI(_)))),
+    ]
+}
+
+/// A kubelet asks for these usages and no others; one for a key that isn't RSA goes without encipherment.
+fn exactly(usages: &[&str], auth: &str) -> Result<(), String> {
+    let mut usages = usages.to_vec();
+    usages.sort_unstable();
+    let (mut full, mut short) = (["digital signature", "key encipherment", auth], ["digital signature", auth]);
+    full.sort_unstable();
+    short.sort_unstable();
+    if usages == full || usages == short { Ok(()) } else { Err(format!("usages did not match [{}]", full.join(" "))) }
+}
+
+/// Looks after signing requests, each time that one changes. Ends with the server.
+pub(crate) async fn run(server: Arc<Server>) {
+    let Some(csrs) = resource::find_kind(GROUP, "v1", "CertificateSigningRequest") else { return };
+    let Some(cache) = server.cache.resource(&csrs.storage_prefix) else { return };
+    let mut bell = cache.subscribe();
+    loop {
+        bell.mark_unchanged();
+        for csr in cache.list(&Filter::default(), 0).objects.iter().filter_map(|o| o.value().ok()) {
+            // A conflict rings the bell again.
+            if let Err(error) = settle(&server, &csr).await.or_else(|e| if e.code == 409 { Ok(()) } else { Err(e) }) {
+                tracing::warn!(name = text(&csr, &["metadata", "name"]), error = error.message, "signing request not settled");
+            }
+        }
+        if bell.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn settle(server: &Arc<Server>, csr: &Value) -> Result<(), Status> {
+    let request = STANDARD.decode(text(csr, &["spec", "request"])).map_err(|e| e.to_string()).and_then(|pem| Request::parse(&pem).map_err(|e| e.to_string()));
+    let groups = items(csr, &["spec", "groups"]).iter().filter_map(Value::as_str);
+    let user = User::new(text(csr, &["spec", "username"]), groups);
+    let may = |subresource: &str| {
+        let attributes = Attributes { verb: "create", group: GROUP, resource: "certificatesigningrequests", subresource, ..Attributes::default() };
+        auth::allowed(server, &user, &attributes)
+    };
+    let with = |kind: &str, reason: &str, message: &str| {
+        let mut conditions = items(csr, &["status", "conditions"]).to_vec();
+        let now = now_text();
+        conditions.push(json!({"type": kind, "status": "True", "reason": reason, "message": message, "lastUpdateTime": now, "lastTransitionTime": now}));
+        json!({"conditions": conditions})
+    };
+    let failed = |why: &str| ("status", with("Failed", "SignerValidationFailure", why));
+    let (subresource, status) = match (plan(csr, &request, may), request) {
+        (Plan::Nothing, _) => return Ok(()),
+        (Plan::Approve(message), _) => ("approval", with("Approved", "AutoApproved", message)),
+        (Plan::Fail(why), _) | (Plan::Sign(_), Err(why)) => failed(&why),
+        (Plan::Sign(seconds), Ok(request)) => {
+            let usages: Vec<&str> = items(csr, &["spec", "usages"]).iter().filter_map(Value::as_str).collect();
+            match server.authority.sign_request(request, &usages, seconds) {
+                Ok(pem) => ("status", json!({"certificate": STANDARD.encode(pem)})),
+                Err(error) => failed(&error.to_string()),
+            }
+        }
+    };
+    let patch = json!({"metadata": {"resourceVersion": at(csr, &["metadata", "resourceVersion"])}, "status": status});
+    let path = format!("/apis/{GROUP}/v1/certificatesigningrequests/{}/{subresource}", text(csr, &["metadata", "name"]));
+    bootstrap::patch(server, &path, &patch).await
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, DnType, KeyPair};
+
+    use super::*;
+    use crate::auth::pki::Authority;
+
+    fn request(common_name: &str, organizations: &[&str], names: &[&str]) -> Request {
+        let mut params = CertificateParams::new(names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>()).expect("names");
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        for organization in organizations {
+            params.distinguished_name.push(DnType::OrganizationName, *organization);
+        }
+        params.distinguished_name.push(DnType::CommonName, common_name);
+        let pem = params.serialize_request(&KeyPair::generate().expect("a key")).and_then(|r| r.pem()).expect("a request");
+        Request::parse(pem.as_bytes()).expect("readable")
+    }
+
+    fn check(signer: &str, usages: &[&str], condition: &str, request: Request, expected: Plan) {
+        let csr = json!({
+            "spec": {"signerName": format!("kubernetes.io/{signer}"), "usages": usages, "username": "system:node:a", "expirationSeconds": 60},
+            "status": {"conditions": [{"type": condition, "status": "True"}]},
+        });
+        assert_eq!(plan(&csr, &Ok(request), |sub| sub == "selfnodeclient"), expected, "{csr}");
+    }
+
+    #[test]
+    fn plans() {
+        let usages = ["client auth", "digital signature"];
+        let node = || request("system:node:a", &["system:nodes"], &[]);
+        check("kube-apiserver-client", &usages, "Approved", request("bob", &["dev"], &[]), Plan::Sign(600));
+        check("kube-apiserver-client", &usages, "Denied", request("bob", &[], &[]), Plan::Nothing);
+        check("kube-apiserver-client", &usages, "Other", request("bob", &[], &[]), Plan::Nothing);
+        let why = "invalid usage for client certificate: server auth";
+        check("kube-apiserver-client", &["server auth"], "Approved", request("bob", &[], &[]), Plan::Fail(why.into()));
+        let auto = Plan::Approve("Auto approving self kubelet client certificate after SubjectAccessReview.");
+        check("kube-apiserver-client-kubelet", &usages, "Other", node(), auto);
+        check("kube-apiserver-client-kubelet", &usages, "Other", request("system:node:b", &["system:nodes"], &[]), Plan::Nothing);
+        let why = "subject organization is not system:nodes";
+        check("kube-apiserver-client-kubelet", &usages, "Approved", request("bob", &[], &[]), Plan::Fail(why.into()));
+        let serving = ["digital signature", "server auth"];
+        check("kubelet-serving", &serving, "Approved", node(), Plan::Fail("DNS or IP subjectAltName is required".into()));
+        check("kubelet-serving", &serving, "Approved", request("system:node:a", &["system:nodes"], &["a", "10.0.0.1"]), Plan::Sign(600));
+        check("other", &serving, "Approved", node(), Plan::Nothing);
+    }
+
+    #[test]
+    fn signed_certificates_say_what_was_asked() {
+        let authority = Authority::generate().expect("an authority");
+        let pem = authority.sign_request(request("bob", &["dev"], &[]), &["client auth"], 600).expect("signed");
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).expect("PEM");
+        let certificate = pem.parse_x509().expect("a certificate");
+        assert_eq!(certificate.subject().to_string(), "O=dev, CN=bob");
+        assert!(certificate.extended_key_usage().ok().flatten().is_some_and(|u| u.value.client_auth && !u.value.server_auth));
+        assert!(!certificate.is_ca());
+        let lasts = certificate.validity().not_after.timestamp() - skiff_api::clock::now().as_second();
+        assert!((590..=600).contains(&lasts), "{lasts}");
+    }
+}
