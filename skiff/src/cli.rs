@@ -69,7 +69,7 @@ pub struct Up {
     /// Where the API server listens.
     #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDRESS:PORT")]
     pub listen: SocketAddr,
-    /// How many nodes there are. With Docker, the first is real and the others are simulated.
+    /// How many nodes there are. On Docker they share one engine and one bridge.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(0..=5000))]
     pub nodes: u16,
     /// What runs the pods.
