@@ -25,7 +25,7 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
 
 /// Makes a new object of what a client sent (pruned and defaulted). `book` says whether its `managedFields` are still to
 /// be written: an apply has done it.
-pub(super) async fn insert(write: &mut Write<'_>, mut object: Value, book: bool) -> Result<Shown, Status> {
+pub(super) async fn insert(write: &mut Write<'_>, object: Value, book: bool) -> Result<Shown, Status> {
     let call = write.call;
     namespace_matches(call, &object)?;
     if !matches!(value::text(&object, &["metadata", "resourceVersion"]), "" | "0") {
@@ -33,7 +33,9 @@ pub(super) async fn insert(write: &mut Write<'_>, mut object: Value, book: bool)
     }
     let generated = value::text(&object, &["metadata", "name"]).is_empty();
     let base = value::text(&object, &["metadata", "generateName"]).to_owned();
-    for attempt in 1.. {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
         let mut candidate = object.clone();
         if generated && !base.is_empty() {
             let kept: String = base.chars().take(MAX_GENERATED_BASE).collect();
@@ -44,9 +46,6 @@ pub(super) async fn insert(write: &mut Write<'_>, mut object: Value, book: bool)
             result => return result,
         }
     }
-    // Not reached: the loop above only ends by returning.
-    object.take();
-    Err(Status::internal("ran out of names"))
 }
 
 async fn insert_named(write: &mut Write<'_>, mut object: Value, book: bool) -> Result<Shown, Status> {
