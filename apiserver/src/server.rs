@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
 use crate::verbs::{self, Call};
+use crate::webhook::Webhooks;
 use crate::{bootstrap, publish, signer, subresources};
 
 /// How often history is given up, and how much of it stays: upstream's five minutes.
@@ -73,7 +74,7 @@ pub enum Error {
 /// The API server. It is shared by all its connections and the components of this process.
 pub struct Server {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) cache: Cache,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) registry: Registry,
     pub(crate) strategies: Strategies,
     pub(crate) allocator: Allocator,
@@ -83,6 +84,7 @@ pub struct Server {
     pub(crate) authority: Authority,
     pub(crate) advertise: (IpAddr, u16),
     pub(crate) dialer: Arc<dyn Dialer>,
+    pub(crate) webhooks: Webhooks,
     pub(crate) build: String,
     pub(crate) metrics: Metrics,
     /// Ends watches, and then the server.
@@ -94,8 +96,10 @@ impl Server {
     pub async fn start(config: Config, stop: CancellationToken) -> Result<Arc<Self>, Error> {
         let registry = Registry::default();
         let cache = Cache::load(Arc::clone(&config.store), kept(&registry.now().ordered)).await?;
+        let cache = Arc::new(cache);
         let server = Arc::new(Self {
             store: config.store,
+            webhooks: Webhooks::new(Arc::clone(&cache)),
             cache,
             registry,
             strategies: Strategies::new(),
