@@ -14,7 +14,7 @@ use skiff_api::{Status, value};
 use skiff_store::{Entry, Store};
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::Ledger;
+use crate::admission::{Hooks, Ledger};
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
@@ -29,7 +29,7 @@ use crate::http::query::Query;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
-use crate::verbs::{self, Call};
+use crate::verbs::{self, Call, Notes};
 use crate::webhook::Webhooks;
 use crate::{bootstrap, publish, signer, subresources};
 
@@ -85,6 +85,7 @@ pub struct Server {
     pub(crate) advertise: (IpAddr, u16),
     pub(crate) dialer: Arc<dyn Dialer>,
     pub(crate) webhooks: Webhooks,
+    pub(crate) hooks: Hooks,
     pub(crate) build: String,
     pub(crate) metrics: Metrics,
     /// Ends watches, and then the server.
@@ -99,6 +100,7 @@ impl Server {
         let cache = Arc::new(cache);
         let server = Arc::new(Self {
             store: config.store,
+            hooks: Hooks::default(),
             webhooks: Webhooks::new(Arc::clone(&cache)),
             cache,
             registry,
@@ -196,6 +198,8 @@ impl Server {
         };
         let plain = Shape { transform: crate::http::negotiate::Transform::None, ..shape };
         let counted = (info.verb, info.group.clone(), info.version.clone(), info.resource.clone(), info.subresource.clone());
+        let notes = Arc::new(Notes::default());
+        let said = Arc::clone(&notes);
         let timer = self.metrics.begin();
         let serve = async {
             let user = auth::authenticate(self, peer.as_ref(), &parts.headers).await?;
@@ -226,7 +230,7 @@ impl Server {
                 return Err(status);
             }
             let method = parts.method.clone();
-            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape };
+            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape, notes };
             if subresources::streams(&call.info) {
                 return subresources::connect(&call, method, parts.uri, incoming, upgrade).await;
             }
@@ -237,7 +241,8 @@ impl Server {
             tracing::error!(panic = text, "request handler panicked");
             Err(Status::internal("this request caused the server to panic; look in its log"))
         });
-        let reply = result.unwrap_or_else(|status| encode::refusal(&status, plain));
+        let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, plain));
+        said.add_to(&mut reply);
         self.metrics.end(timer, counted, reply.status().as_u16());
         reply
     }

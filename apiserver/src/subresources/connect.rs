@@ -9,9 +9,11 @@ use http_body_util::{BodyExt, BodyStream, Full};
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
+use skiff_api::resource::Subresource;
 use skiff_api::{Status, field, value};
 
+use crate::admission::{self, Operation};
 use crate::dial::Connection;
 use crate::http::body::{self, Reply, full, stream, text};
 use crate::services;
@@ -41,6 +43,10 @@ where
     }
     let body = body::collect(incoming).await?;
     let query = uri.query().map_or(String::new(), |q| format!("?{q}"));
+    // Reading a log connects to nothing.
+    if call.info.subresource != "log" {
+        admission::validate_other(call, Operation::Connect, &mut options(call, sub), false).await?;
+    }
     if call.info.subresource == "proxy" {
         return proxy(call, method, &query, body, upgrade).await;
     }
@@ -65,6 +71,31 @@ where
     }
     let connection = dial_node(call, node).await?;
     forward(call, connection, method, &path, body, upgrade).await
+}
+
+/// What admission sees of a connection: the query as an object, `PodExecOptions` and the like.
+fn options(call: &Call, sub: &Subresource) -> Value {
+    let mut options = json!({"kind": sub.kind, "apiVersion": "v1"});
+    for stream in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.get(stream).is_some() && call.query.flag(stream) {
+            options[stream] = true.into();
+        }
+    }
+    if let Some(container) = call.query.get("container") {
+        options["container"] = container.into();
+    }
+    let command = call.query.all("command");
+    if !command.is_empty() {
+        options["command"] = json!(command);
+    }
+    let ports: Vec<u16> = call.query.all("ports").iter().flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
+    if !ports.is_empty() {
+        options["ports"] = json!(ports);
+    }
+    if call.info.subresource == "proxy" {
+        options["path"] = call.info.rest.as_str().into();
+    }
+    options
 }
 
 /// The container that a request is about: the one named, or the only one.
