@@ -160,7 +160,7 @@ async fn monitor(context: Arc<Context>, collector: Arc<Collector>, heard: Vec<(S
             }
             let (ready, listed) = tokio::sync::oneshot::channel();
             let defines = (resource.api.plural == "customresourcedefinitions").then(|| redefined.clone());
-            let task = watch(context.client.clone(), Arc::new(resource.clone()), collector.clone(), ready, defines);
+            let task = watch(context.client(), Arc::new(resource.clone()), collector.clone(), ready, defines);
             running.insert(name, (resource, watches.spawn(task)));
             fresh.push(listed);
         }
@@ -290,8 +290,8 @@ async fn exists(context: &Context, claim: &Claim) -> Result<Option<bool>, Error>
 
 fn api(context: &Context, resource: &Resource, namespace: &str) -> Api<DynamicObject> {
     match resource.namespaced && !namespace.is_empty() {
-        true => Api::namespaced_with(context.client.clone(), namespace, &resource.api),
-        false => Api::all_with(context.client.clone(), &resource.api),
+        true => Api::namespaced_with(context.client(), namespace, &resource.api),
+        false => Api::all_with(context.client(), &resource.api),
     }
 }
 
