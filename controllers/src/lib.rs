@@ -211,8 +211,8 @@ fn strip_node(node: &mut Node) {
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Runs all controllers until `shutdown`. What they watch they share, by `client`; each acts by a client of its own, as
-/// upstream's service account of its name (in `kube-system`) where `accounts` makes such clients, or else by the same.
-pub async fn run(config: Config, client: Client, accounts: Option<Accounts>, shutdown: CancellationToken) -> Result<(), Error> {
+/// upstream's service account of its name (in `kube-system`).
+pub async fn run(config: Config, client: Client, accounts: Accounts, shutdown: CancellationToken) -> Result<(), Error> {
     let (events, writer) = Recorder::new(client.clone());
     let context = Arc::new(Context {
         kinds: Kinds::new(&client),
@@ -250,10 +250,7 @@ pub async fn run(config: Config, client: Client, accounts: Option<Accounts>, shu
     let mut tasks = JoinSet::new();
     tasks.spawn(writer);
     for (account, work) in controllers {
-        match &accounts {
-            Some(client_of) => tasks.spawn(ACTING.scope(client_of(account), work)),
-            None => tasks.spawn(work),
-        };
+        tasks.spawn(ACTING.scope(accounts(account), work));
     }
     // Every controller has subscribed by now, when it was made: the watches may begin.
     context.kinds.start(&mut tasks);

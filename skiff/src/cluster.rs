@@ -251,7 +251,7 @@ impl Cluster {
             pod_cidrs: vec![pods.to_string()],
             ..skiff_controllers::Config::default()
         };
-        self.spawn(async move { ended("controllers", skiff_controllers::run(config, controllers, Some(accounts), stop).await) });
+        self.spawn(async move { ended("controllers", skiff_controllers::run(config, controllers, accounts, stop).await) });
         let (stop, scheduler) = (self.stop.clone(), self.client("system:kube-scheduler", &[]));
         self.spawn(async move { ended("scheduler", skiff_scheduler::run(Default::default(), scheduler, stop).await) });
     }

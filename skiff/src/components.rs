@@ -102,9 +102,9 @@ pub async fn apiserver(args: ApiServer) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Clients for the controllers' service accounts, where the kubeconfig's user may act as them: its role says so in clusters
-/// of ours, and an administrator may, too. Otherwise the controllers act as that user.
-async fn accounts(client: &Client, path: &Path) -> anyhow::Result<Option<Accounts>> {
+/// Clients for the controllers' service accounts. The kubeconfig's user must be one who may act as them: in clusters of ours
+/// the role of `system:kube-controller-manager` says so, and an administrator may anywhere.
+async fn accounts(client: &Client, path: &Path) -> anyhow::Result<Accounts> {
     let spec = SelfSubjectAccessReviewSpec {
         resource_attributes: Some(ResourceAttributes {
             verb: Some("impersonate".into()),
@@ -117,19 +117,18 @@ async fn accounts(client: &Client, path: &Path) -> anyhow::Result<Option<Account
     let review = SelfSubjectAccessReview { spec, ..SelfSubjectAccessReview::default() };
     let answer = Api::all(client.clone()).create(&PostParams::default(), &review).await.context("ask what the controllers may do")?;
     if !answer.status.is_some_and(|status| status.allowed) {
-        tracing::warn!("the kubeconfig's user may not act as service accounts of kube-system: all controllers act as that user");
-        return Ok(None);
+        bail!("the user of {} may not act for controllers: use a kubeconfig of `skiff kubeconfig --user controllers`", path.display());
     }
     let config = ClientConfig::from_custom_kubeconfig(Kubeconfig::read_from(path)?, &KubeConfigOptions::default()).await?;
     let client = client.clone();
-    Ok(Some(Arc::new(move |name| {
+    Ok(Arc::new(move |name| {
         let mut config = config.clone();
         config.auth_info.impersonate = Some(format!("system:serviceaccount:kube-system:{name}"));
         Client::try_from(config).unwrap_or_else(|error| {
             tracing::error!(%error, account = name, "a client could not be made, the controller acts as the kubeconfig's user");
             client.clone()
         })
-    })))
+    }))
 }
 
 /// `skiff controllers`

@@ -43,6 +43,10 @@ pub async fn down(args: Down) -> anyhow::Result<()> {
             println!("cluster {name} stopped");
         }
     }
+    // A cluster that was killed left its rules behind; without the privilege there were none.
+    if skiff_proxy::available().await.is_ok() {
+        skiff_proxy::remove(name).await.context("remove the rules of the cluster's services")?;
+    }
     let socket = Path::new(DOCKER_SOCKET);
     if skiff_kubelet::runtime::docker::available(socket).await {
         let removed = skiff_kubelet::runtime::docker::remove_cluster(socket, name).await.context("remove the containers of the cluster")?;
