@@ -8,6 +8,9 @@ use skiff_e2e::kubectl::Kubectl;
 use skiff_e2e::skip;
 use skiff_e2e::up::{BUSYBOX, binary, eventually, free_port, has, needs_busybox, needs_kubectl};
 
+/// Where pods' addresses come from.
+const PODS: [&str; 2] = ["--pod-cidr", "10.92.0.0/16"];
+
 struct Cluster {
     dir: tempfile::TempDir,
     name: String,
@@ -45,13 +48,14 @@ impl Cluster {
     }
 
     fn component(&self, name: &str) -> Process {
-        Process::skiff(self.path(), &[name, "--kubeconfig", &self.kubeconfig(name)])
+        let pods: &[&str] = if name == "controllers" { &PODS } else { &[] };
+        Process::skiff(self.path(), &[&[name, "--kubeconfig", &self.kubeconfig(name)], pods].concat())
     }
 
     fn kubelet(&self, node: &str, runtime: &str) -> Process {
         let kubeconfig = self.kubeconfig("kubelet");
         let args = ["kubelet", "--kubeconfig", &kubeconfig, "--node-name", node, "--cluster", &self.name, "--runtime", runtime, "--data-dir", node];
-        let process = Process::skiff(self.path(), &[&args[..], &["--pod-cidr", "10.92.0.0/16"]].concat());
+        let process = Process::skiff(self.path(), &[&args[..], &PODS].concat());
         process.says(&format!("node {node} runs"));
         process
     }

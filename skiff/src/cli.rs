@@ -50,7 +50,7 @@ pub struct Named {
     #[arg(long, default_value = "default", value_parser = name)]
     pub name: String,
     /// Where the cluster keeps its files [default: /var/lib/skiff/NAME as root, ~/.local/share/skiff/NAME otherwise].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub data_dir: Option<PathBuf>,
 }
 
@@ -198,7 +198,7 @@ pub struct Kubelet {
     #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
     pub pod_cidr: Cidr,
     /// Where the node keeps the files of pods.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub data_dir: Option<PathBuf>,
 }
 
@@ -323,6 +323,11 @@ impl Cidr {
 fn name(text: &str) -> Result<String, String> {
     let errors = skiff_api::names::dns_label(text);
     if errors.is_empty() && text.len() <= 40 { Ok(text.to_owned()) } else { Err("it must be up to 40 lower-case letters, digits and dashes".into()) }
+}
+
+/// Containers' files are mounted by paths that don't depend on where this was typed.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    std::path::absolute(text).map_err(|e| e.to_string())
 }
 
 fn node_name(text: &str) -> Result<String, String> {
