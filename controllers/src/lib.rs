@@ -9,14 +9,17 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+mod aggregation;
 mod claim;
 mod controller;
 mod cronjob;
@@ -32,12 +35,14 @@ mod hash;
 mod history;
 mod job;
 mod kind;
+mod mirroring;
 mod namespace;
 mod nodeipam;
 mod nodelifecycle;
 mod podgc;
 mod pods;
 mod queue;
+mod quota;
 mod replicas;
 mod resources;
 mod scaled;
@@ -174,6 +179,8 @@ kinds! {
     services: Service = std::convert::identity;
     endpoints: Endpoints = std::convert::identity;
     endpoint_slices: EndpointSlice = std::convert::identity;
+    cluster_roles: ClusterRole = std::convert::identity;
+    quotas: ResourceQuota = std::convert::identity;
 }
 
 /// Pods are found by their node, too.
@@ -222,7 +229,7 @@ pub async fn run(config: Config, client: Client, accounts: Accounts, shutdown: C
         client,
         config,
     });
-    let (collector, collecting, left) = garbage::new();
+    let (collector, collecting, [left, left_of_quotas]) = garbage::new();
     let heard = context.kinds.heard(&collector);
     let c = || context.clone();
     let controllers: Vec<(&'static str, Work)> = vec![
@@ -237,6 +244,9 @@ pub async fn run(config: Config, client: Client, accounts: Accounts, shutdown: C
         ("ttl-after-finished-controller", Box::pin(job::run_ttl(c()))),
         ("endpoint-controller", Box::pin(endpoints::run(c()))),
         ("endpointslice-controller", Box::pin(endpointslice::run(c()))),
+        ("endpointslicemirroring-controller", Box::pin(mirroring::run(c()))),
+        ("clusterrole-aggregation-controller", Box::pin(aggregation::run(c()))),
+        ("resourcequota-controller", Box::pin(quota::run(c(), left_of_quotas))),
         ("service-account-controller", Box::pin(serviceaccount::run_accounts(c()))),
         ("root-ca-cert-publisher", Box::pin(serviceaccount::run_root_ca(c()))),
         ("node-controller", Box::pin(nodeipam::run(c()))),

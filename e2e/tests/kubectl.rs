@@ -1,5 +1,6 @@
 //! The tour with plain `kubectl`, on a simulated cluster: what a tutorial types.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use skiff_e2e::up::{Up, eventually, free_port, needs_kubectl};
@@ -160,8 +161,13 @@ fn jobs_nodes_and_namespaces() {
 /// What a person does to one object.
 fn by_hand(up: &Up) {
     // An editor is a program that changes the file that it is given.
-    let editor = |script: &str| up.command(&["edit", "deployment", "web"]).env("EDITOR", format!("sed -i {script}")).output().expect("kubectl edit");
-    let edited = editor("s/replicas:.2/replicas:\\x203/");
+    let script = up.dir().join("editor");
+    let editor = |change: &str| {
+        std::fs::write(&script, format!("#!/bin/sh\nexec sed -i '{change}' \"$1\"\n")).expect("write the editor");
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("make the editor a program");
+        up.command(&["edit", "deployment", "web"]).env("EDITOR", &script).output().expect("kubectl edit")
+    };
+    let edited = editor("s/replicas: 2/replicas: 3/");
     assert!(String::from_utf8_lossy(&edited.stdout).contains("deployment.apps/web edited"), "{}", String::from_utf8_lossy(&edited.stderr));
     up.shows(&["get", "deployment", "web", "-o", "jsonpath={.spec.replicas}"], &["3"]);
     let unchanged = editor("s/nothing/nothing/");
