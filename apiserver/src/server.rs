@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,11 +10,12 @@ use futures::FutureExt;
 use http::Request;
 use serde_json::Value;
 use skiff_api::resource::Resource;
-use skiff_api::{Status, value};
+use skiff_api::Status;
 use skiff_store::{Entry, Store};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::Ledger;
+use crate::admission::{Hooks, Ledger};
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
@@ -22,14 +23,15 @@ use crate::auth::{self, User};
 use crate::cache::{Cache, Fields};
 use crate::dial::Dialer;
 use crate::http::body::{self, Reply};
-use crate::http::encode::{self, Shown};
+use crate::http::encode;
 use crate::http::info::RequestInfo;
 use crate::http::negotiate::Shape;
 use crate::http::query::Query;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
-use crate::verbs::{self, Call};
+use crate::verbs::{self, Call, Notes};
+use crate::webhook::Webhooks;
 use crate::{bootstrap, publish, signer, subresources};
 
 /// How often history is given up, and how much of it stays: upstream's five minutes.
@@ -73,7 +75,7 @@ pub enum Error {
 /// The API server. It is shared by all its connections and the components of this process.
 pub struct Server {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) cache: Cache,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) registry: Registry,
     pub(crate) strategies: Strategies,
     pub(crate) allocator: Allocator,
@@ -83,8 +85,12 @@ pub struct Server {
     pub(crate) authority: Authority,
     pub(crate) advertise: (IpAddr, u16),
     pub(crate) dialer: Arc<dyn Dialer>,
+    pub(crate) webhooks: Webhooks,
+    pub(crate) hooks: Hooks,
     pub(crate) build: String,
     pub(crate) metrics: Metrics,
+    /// What else of the control plane runs in this process.
+    components: Mutex<Vec<(&'static str, AbortHandle)>>,
     /// Ends watches, and then the server.
     stop: CancellationToken,
 }
@@ -94,8 +100,11 @@ impl Server {
     pub async fn start(config: Config, stop: CancellationToken) -> Result<Arc<Self>, Error> {
         let registry = Registry::default();
         let cache = Cache::load(Arc::clone(&config.store), kept(&registry.now().ordered)).await?;
+        let cache = Arc::new(cache);
         let server = Arc::new(Self {
             store: config.store,
+            hooks: Hooks::default(),
+            webhooks: Webhooks::new(Arc::clone(&cache)),
             cache,
             registry,
             strategies: Strategies::new(),
@@ -108,6 +117,7 @@ impl Server {
             dialer: config.dialer,
             build: config.build,
             metrics: Metrics::default(),
+            components: Mutex::default(),
             stop: stop.clone(),
         });
         tokio::spawn({
@@ -159,21 +169,16 @@ impl Server {
         }
     }
 
-    /// The answer to a GET of an object that isn't stored.
-    pub(crate) async fn special_get(&self, call: &Call) -> Option<Result<Shown, Status>> {
-        let list = self.special_list(call).await?;
-        Some(list.and_then(|items| {
-            let named = |shown: &Shown| shown.value().is_ok_and(|v| value::text(&v, &["metadata", "name"]) == call.info.name);
-            items.into_iter().find(named).ok_or_else(|| call.not_found())
-        }))
+    /// Counts a task of this process among the control plane's components that `componentstatuses` shows.
+    pub fn add_component(&self, name: &'static str, task: AbortHandle) {
+        self.components.lock().unwrap_or_else(PoisonError::into_inner).push((name, task));
     }
 
-    /// The objects of a resource that isn't stored but made for each answer.
-    pub(crate) async fn special_list(&self, call: &Call) -> Option<Result<Vec<Shown>, Status>> {
-        if call.resource.plural != "componentstatuses" {
-            return None;
-        }
-        Some(Ok(publish::component_statuses(self).await))
+    /// The components of this process, and how they are.
+    pub(crate) fn components(&self) -> Vec<(String, Result<(), String>)> {
+        let components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
+        let health = |task: &AbortHandle| if task.is_finished() { Err("it has ended".to_owned()) } else { Ok(()) };
+        components.iter().map(|(name, task)| ((*name).to_owned(), health(task))).collect()
     }
 
     /// Answers a request. `peer` is who the connection has shown to be, if anybody. Never fails: what goes wrong is said
@@ -192,6 +197,8 @@ impl Server {
         };
         let plain = Shape { transform: crate::http::negotiate::Transform::None, ..shape };
         let counted = (info.verb, info.group.clone(), info.version.clone(), info.resource.clone(), info.subresource.clone());
+        let notes = Arc::new(Notes::default());
+        let said = Arc::clone(&notes);
         let timer = self.metrics.begin();
         let serve = async {
             let user = auth::authenticate(self, peer.as_ref(), &parts.headers).await?;
@@ -222,7 +229,7 @@ impl Server {
                 return Err(status);
             }
             let method = parts.method.clone();
-            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape };
+            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape, notes };
             if subresources::streams(&call.info) {
                 return subresources::connect(&call, method, parts.uri, incoming, upgrade).await;
             }
@@ -233,7 +240,8 @@ impl Server {
             tracing::error!(panic = text, "request handler panicked");
             Err(Status::internal("this request caused the server to panic; look in its log"))
         });
-        let reply = result.unwrap_or_else(|status| encode::refusal(&status, plain));
+        let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, plain));
+        said.add_to(&mut reply);
         self.metrics.end(timer, counted, reply.status().as_u16());
         reply
     }

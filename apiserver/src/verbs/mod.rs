@@ -10,10 +10,11 @@ mod view;
 mod watch;
 mod write;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use skiff_api::Status;
 use skiff_api::resource::{Resource, Subresource};
 use skiff_store::Revision;
@@ -26,6 +27,7 @@ use crate::http::info::RequestInfo;
 use crate::http::negotiate::Shape;
 use crate::http::query::Query;
 use crate::server::Server;
+use crate::strategy::Strategy;
 use crate::subresources;
 
 pub(crate) use delete::{DeleteOptions, delete_object};
@@ -42,9 +44,72 @@ pub(crate) struct Call {
     pub user: User,
     pub resource: Arc<Resource>,
     pub shape: Shape,
+    /// What the answer says besides: shared by the calls that one request comes to.
+    pub notes: Arc<Notes>,
+}
+
+/// What is said of a request besides its answer.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    /// `Warning` headers.
+    pub warnings: Mutex<Vec<String>>,
+    /// Annotations for the audit log.
+    pub annotations: Mutex<BTreeMap<String, String>>,
+}
+
+impl Notes {
+    /// Warns the client, once of each thing.
+    pub fn warn(&self, warning: String) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// Annotates the request in the audit log.
+    pub fn annotate(&self, key: String, value: String) {
+        self.annotations.lock().unwrap_or_else(PoisonError::into_inner).insert(key, value);
+    }
+
+    /// Puts the warnings into an answer.
+    pub fn add_to(&self, reply: &mut Reply) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|warning| add_warning(reply, warning));
+    }
+}
+
+/// Adds a `Warning` header to an answer.
+pub(crate) fn add_warning(reply: &mut Reply, warning: &str) {
+    let clean: String = warning.chars().filter(|c| !c.is_control()).collect();
+    let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
+    if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+        reply.headers_mut().append(http::header::WARNING, header);
+    }
 }
 
 impl Call {
+    /// The same client's call about another object.
+    pub fn about(&self, resource: &Arc<Resource>, namespace: &str, name: &str, subresource: &str) -> Self {
+        let info = RequestInfo {
+            group: resource.group.to_string(),
+            version: resource.version.to_string(),
+            resource: resource.plural.to_string(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            subresource: subresource.to_owned(),
+            ..self.info.clone()
+        };
+        Self {
+            server: Arc::clone(&self.server),
+            info,
+            query: self.query.clone(),
+            headers: self.headers.clone(),
+            user: self.user.clone(),
+            resource: Arc::clone(resource),
+            shape: self.shape,
+            notes: Arc::clone(&self.notes),
+        }
+    }
+
     /// The cache of the resource's objects.
     pub fn cache(&self) -> Result<Arc<ResourceCache>, Status> {
         self.server.cache.resource(&self.resource.storage_prefix).ok_or_else(Status::no_such_resource)
@@ -70,6 +135,11 @@ impl Call {
         Encoder { resource: &self.resource, shape: self.shape, include, pretty: self.query.flag("pretty") }
     }
 
+    /// What is special about the resource's kind.
+    pub fn strategy(&self) -> &Arc<dyn Strategy> {
+        self.server.strategies.of(&self.resource)
+    }
+
     /// The object that the request names, as the store has it.
     pub async fn read(&self) -> Result<Shown, Status> {
         let cache = self.cache()?;
@@ -77,6 +147,10 @@ impl Call {
             return cache.get(&self.key()).map(Shown::Stored).ok_or_else(|| self.not_found());
         }
         let entry = self.server.store.get(&self.key()).await?.ok_or_else(|| self.not_found())?;
+        // Mostly the cache has this very version, already read.
+        if let Some(object) = cache.get(&entry.key).filter(|object| object.revision == entry.modified) {
+            return Ok(Shown::Stored(object));
+        }
         let object = cache.read(entry.key, entry.modified, entry.value).map_err(Status::internal)?;
         Ok(Shown::Stored(Arc::new(object)))
     }
@@ -84,7 +158,7 @@ impl Call {
     /// Waits until admission sees the write of this revision, if it must for this kind. It looks at the cache; should
     /// that lag for long, then only this promise is late.
     pub async fn settle(&self, revision: Revision) {
-        if self.server.strategies.of(&self.resource).counts_at_once() {
+        if self.strategy().counts_at_once() {
             let _ = self.server.cache.reached(revision, FRESH_TIMEOUT).await;
         }
     }
@@ -114,8 +188,10 @@ pub(crate) async fn serve(call: Call, body: Bytes) -> Result<Reply, Status> {
         }
         return match call.info.verb {
             "get" => {
-                let shown = call.server.special_get(&call).await;
-                let shown = if let Some(shown) = shown { shown? } else { call.read().await? };
+                let shown = match call.strategy().made(&call.server).await {
+                    Some(made) => made.into_iter().map(Shown::Value).find(|s| s.is_named(&call.info.name)).ok_or_else(|| call.not_found())?,
+                    None => call.read().await?,
+                };
                 call.encoder().object(200, &shown)
             }
             "list" => list::list(&call).await,

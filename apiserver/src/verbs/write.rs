@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::header;
 use serde_json::{Map, Value};
 use skiff_api::apply::{self, Manager, Operation};
 use skiff_api::{Status, clock, defaults, field, json, protobuf, random, value};
 use skiff_store::{Entry, Error, Guard};
 
-use super::Call;
+use super::{Call, add_warning};
 use super::options::{FieldValidation, WriteOptions};
 use crate::admission::Claim;
 use crate::cache::encode;
@@ -189,13 +189,7 @@ impl<'a> Write<'a> {
     /// The answer, with the warnings.
     pub fn answer(&self, code: u16, shown: &Shown) -> Result<Reply, Status> {
         let mut reply = self.call.encoder().object(code, shown)?;
-        for warning in &self.warnings {
-            let clean: String = warning.chars().filter(|c| !c.is_control()).collect();
-            let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
-            if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-                reply.headers_mut().append(header::WARNING, header);
-            }
-        }
+        self.warnings.iter().for_each(|warning| add_warning(&mut reply, warning));
         Ok(reply)
     }
 }
