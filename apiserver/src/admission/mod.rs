@@ -2,7 +2,7 @@
 
 mod certificates;
 mod defaults;
-mod escalation;
+pub(crate) mod escalation;
 mod limits;
 mod namespace;
 mod nodes;
