@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{HeaderValue, header};
 use serde_json::{Map, Value};
 use skiff_api::apply::{self, Manager, Operation};
-use skiff_api::{Status, clock, defaults, field, json, protobuf, random, value};
+use skiff_api::{Status, clock, defaults, field, json, protobuf, random, validation, value};
 use skiff_store::{Entry, Error, Guard};
 
 use super::Call;
@@ -112,6 +112,15 @@ impl<'a> Write<'a> {
         if errors.is_empty() { Ok(()) } else { Err(Status::invalid(resource.kind_group(), &resource.kind, name, errors)) }
     }
 
+    /// Notes what the client is to be warned of.
+    pub fn note(&mut self, object: &Value, old: Option<&Value>) {
+        for warning in validation::warnings(&self.call.resource, object, old) {
+            if !self.warnings.contains(&warning) {
+                self.warnings.push(warning);
+            }
+        }
+    }
+
     /// Keeps a new object (or in a dry run only says what would be kept).
     pub async fn insert(&self, object: Value) -> Result<Shown, Status> {
         let resource = &self.call.resource;
@@ -189,14 +198,17 @@ impl<'a> Write<'a> {
     /// The answer, with the warnings.
     pub fn answer(&self, code: u16, shown: &Shown) -> Result<Reply, Status> {
         let mut reply = self.call.encoder().object(code, shown)?;
-        for warning in &self.warnings {
-            let clean: String = warning.chars().filter(|c| !c.is_control()).collect();
-            let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
-            if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-                reply.headers_mut().append(header::WARNING, header);
-            }
-        }
+        self.warnings.iter().for_each(|warning| warn(&mut reply, warning));
         Ok(reply)
+    }
+}
+
+/// Tells the client something in a header of the answer.
+pub(crate) fn warn(reply: &mut Reply, warning: &str) {
+    let clean: String = warning.chars().filter(|c| !c.is_control()).collect();
+    let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
+    if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+        reply.headers_mut().append(header::WARNING, header);
     }
 }
 
