@@ -17,9 +17,11 @@ mod metrics;
 mod publish;
 mod registry;
 mod server;
+mod services;
 mod signer;
 mod strategy;
 mod subresources;
 mod verbs;
+mod webhook;
 
 pub use server::{Config, Error, Server};

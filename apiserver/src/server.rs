@@ -12,11 +12,11 @@ use serde_json::Value;
 use skiff_api::resource::Resource;
 use skiff_api::Status;
 use skiff_store::{Entry, Revision, Store};
-use tokio::task::AbortHandle;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::Ledger;
+use crate::admission::{Hooks, Ledger};
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
@@ -31,7 +31,8 @@ use crate::http::query::Query;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
-use crate::verbs::{self, Call};
+use crate::verbs::{self, Call, Notes};
+use crate::webhook::Webhooks;
 use crate::{bootstrap, custom, publish, signer, subresources};
 
 /// How often history is given up, and how much of it stays: upstream's five minutes.
@@ -75,7 +76,7 @@ pub enum Error {
 /// The API server. It is shared by all its connections and the components of this process.
 pub struct Server {
     pub(crate) store: Arc<dyn Store>,
-    pub(crate) cache: Cache,
+    pub(crate) cache: Arc<Cache>,
     pub(crate) registry: Registry,
     pub(crate) strategies: Strategies,
     pub(crate) allocator: Allocator,
@@ -85,6 +86,8 @@ pub struct Server {
     pub(crate) authority: Authority,
     pub(crate) advertise: (IpAddr, u16),
     pub(crate) dialer: Arc<dyn Dialer>,
+    pub(crate) webhooks: Webhooks,
+    pub(crate) hooks: Hooks,
     pub(crate) build: String,
     pub(crate) metrics: Metrics,
     /// What else of the control plane runs in this process.
@@ -100,8 +103,11 @@ impl Server {
     pub async fn start(config: Config, stop: CancellationToken) -> Result<Arc<Self>, Error> {
         let registry = Registry::default();
         let cache = Cache::load(Arc::clone(&config.store), kept(&registry.now().ordered)).await?;
+        let cache = Arc::new(cache);
         let server = Arc::new(Self {
             store: config.store,
+            hooks: Hooks::default(),
+            webhooks: Webhooks::new(Arc::clone(&cache)),
             cache,
             registry,
             strategies: Strategies::new(),
@@ -200,6 +206,8 @@ impl Server {
         };
         let plain = Shape { transform: crate::http::negotiate::Transform::None, ..shape };
         let counted = (info.verb, info.group.clone(), info.version.clone(), info.resource.clone(), info.subresource.clone());
+        let notes = Arc::new(Notes::default());
+        let said = Arc::clone(&notes);
         let timer = self.metrics.begin();
         let serve = async {
             let user = auth::authenticate(self, peer.as_ref(), &parts.headers).await?;
@@ -230,7 +238,7 @@ impl Server {
                 return Err(status);
             }
             let method = parts.method.clone();
-            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape };
+            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape, notes };
             if subresources::streams(&call.info) {
                 return subresources::connect(&call, method, parts.uri, incoming, upgrade).await;
             }
@@ -241,7 +249,8 @@ impl Server {
             tracing::error!(panic = text, "request handler panicked");
             Err(Status::internal("this request caused the server to panic; look in its log"))
         });
-        let reply = result.unwrap_or_else(|status| encode::refusal(&status, plain));
+        let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, plain));
+        said.add_to(&mut reply);
         self.metrics.end(timer, counted, reply.status().as_u16());
         reply
     }

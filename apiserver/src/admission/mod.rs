@@ -9,35 +9,121 @@ mod nodes;
 mod priority;
 mod quota;
 mod service_account;
+mod matching;
+mod webhooks;
 
-use std::sync::PoisonError;
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use serde_json::Value;
+use serde_json::{Value, json};
 use skiff_api::Status;
 
-use crate::verbs::{Call, Write};
+use crate::verbs::{Call, DeleteOptions, Write};
 pub(crate) use quota::{Claim, Ledger};
+pub(crate) use webhooks::Hooks;
 
-/// One write as the plugins see it.
+/// What a request does with an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operation {
+    Create,
+    Update,
+    Delete,
+    Connect,
+}
+
+impl Operation {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
+/// One request as the plugins see it.
 pub(crate) struct Request<'a> {
     pub call: &'a Call,
-    /// The object before; `None` when it is being created.
+    pub operation: Operation,
+    /// The object before; `None` when it is being created, or connected to.
     pub old: Option<&'a Value>,
     /// Whether nothing will be kept.
     pub dry_run: bool,
-    write: &'a Write<'a>,
+    /// The options of the request, `CreateOptions` and the like; null for a connection.
+    pub options: Value,
+    /// Which mutating webhooks and policies are to be asked again.
+    again: Mutex<Reinvocation>,
+    /// The write, where the request is one.
+    write: Option<&'a Write<'a>>,
 }
 
-impl Request<'_> {
+/// Mutators that want to see what later ones made of the object are asked once more. Upstream's reinvocation.
+#[derive(Default)]
+struct Reinvocation {
+    /// Whether this is the second time.
+    second: bool,
+    /// Whether there is to be a second time.
+    needed: bool,
+    /// By plugin: what it has to remember.
+    plugins: [Invoked; 2],
+}
+
+/// What one mutating plugin remembers of the first time.
+#[derive(Default)]
+struct Invoked {
+    /// Those asked since the last change that want to be asked again after one.
+    eligible: Vec<String>,
+    /// Those to be asked again.
+    again: Vec<String>,
+    /// The object as the plugin left it.
+    output: Value,
+}
+
+impl Invoked {
+    /// The object has changed: those asked before are asked again.
+    fn changed(&mut self) {
+        self.again.append(&mut self.eligible);
+    }
+}
+
+impl<'a> Request<'a> {
+    fn of_write(write: &'a Write<'a>, old: Option<&'a Value>) -> Self {
+        let operation = if old.is_some() { Operation::Update } else { Operation::Create };
+        let kind = if old.is_some() { "UpdateOptions" } else { "CreateOptions" };
+        let mut options = json!({"kind": kind, "apiVersion": "meta.k8s.io/v1"});
+        for key in ["fieldManager", "fieldValidation"] {
+            if let Some(text) = write.call.query.get(key) {
+                options[key] = text.into();
+            }
+        }
+        let request = Self::new(write.call, operation, old, write.options.dry_run, options);
+        Self { write: Some(write), ..request }
+    }
+
+    fn new(call: &'a Call, operation: Operation, old: Option<&'a Value>, dry_run: bool, mut options: Value) -> Self {
+        if dry_run && options.is_object() {
+            options["dryRun"] = json!(["All"]);
+        }
+        Self { call, operation, old, dry_run, options, again: Mutex::default(), write: None }
+    }
+
     /// Keeps a claim until the write is over.
     fn hold(&self, claim: quota::Claim) {
-        self.write.held.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
+        if let Some(write) = self.write {
+            write.held.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
+        }
     }
 
     /// Ends the claims of the write.
     fn let_go(&self) {
-        self.write.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        if let Some(write) = self.write {
+            write.held.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        }
+    }
+
+    fn again(&self) -> std::sync::MutexGuard<'_, Reinvocation> {
+        self.again.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the request is a create of this resource, with no subresource.
@@ -70,26 +156,32 @@ const PLUGINS: &[&dyn Plugin] = &[
     &priority::Priority,
     &defaults::DefaultTolerationSeconds,
     &defaults::DefaultStorageClass,
+    &defaults::StorageObjectInUseProtection,
     &certificates::Certificates,
     &defaults::DefaultIngressClass,
-    &defaults::StorageObjectInUseProtection,
     &escalation::Escalation,
+    &webhooks::Webhooks,
     &quota::ResourceQuota,
 ];
 
-/// Lets the plugins change what is to be kept.
+/// Lets the plugins change what is to be kept; all of them twice when a webhook or policy asks for it.
 pub(crate) async fn mutate(write: &Write<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
-    let request = Request { call: write.call, old, dry_run: write.options.dry_run, write };
-    for plugin in PLUGINS {
-        plugin.mutate(&request, object).await?;
+    let request = Request::of_write(write, old);
+    loop {
+        for plugin in PLUGINS {
+            plugin.mutate(&request, object).await?;
+        }
+        let mut again = request.again();
+        if again.second || !again.needed {
+            return Ok(());
+        }
+        again.second = true;
     }
-    Ok(())
 }
 
 /// Lets the plugins refuse what is to be kept.
-pub(crate) async fn validate(write: &Write<'_>, object: Option<&Value>, old: Option<&Value>) -> Result<(), Status> {
-    let request = Request { call: write.call, old, dry_run: write.options.dry_run, write };
-    let Some(object) = object else { return Ok(()) };
+pub(crate) async fn validate(write: &Write<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let request = Request::of_write(write, old);
     for plugin in PLUGINS {
         plugin.validate(&request, object).await?;
     }
@@ -97,6 +189,39 @@ pub(crate) async fn validate(write: &Write<'_>, object: Option<&Value>, old: Opt
 }
 
 /// Lets the plugins refuse a deletion.
-pub(crate) async fn validate_delete(call: &Call, current: &Value) -> Result<(), Status> {
-    nodes::check_delete(call, current)
+pub(crate) async fn validate_delete(call: &Call, current: &Value, options: &DeleteOptions) -> Result<(), Status> {
+    nodes::check_delete(call, current)?;
+    // An eviction was judged as one.
+    if !call.info.subresource.is_empty() {
+        return Ok(());
+    }
+    let mut shown = json!({"kind": "DeleteOptions", "apiVersion": "meta.k8s.io/v1"});
+    if let Some(grace) = options.grace {
+        shown["gracePeriodSeconds"] = grace.into();
+    }
+    if let Some(policy) = &options.propagation {
+        shown["propagationPolicy"] = policy.as_str().into();
+    }
+    for (key, wanted) in [("uid", &options.uid), ("resourceVersion", &options.resource_version)] {
+        if let Some(wanted) = wanted {
+            shown["preconditions"][key] = wanted.as_str().into();
+        }
+    }
+    judge(&Request::new(call, Operation::Delete, Some(current), options.dry_run, shown), None).await
+}
+
+/// Lets the plugins refuse what a client does with an object beyond changing it: `object` is what it sends, an
+/// `Eviction` or the options of an `exec`.
+pub(crate) async fn validate_other(call: &Call, operation: Operation, object: &mut Value, dry_run: bool) -> Result<(), Status> {
+    let options = match operation {
+        Operation::Connect => Value::Null,
+        _ => json!({"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"}),
+    };
+    judge(&Request::new(call, operation, None, dry_run, options), Some(object)).await
+}
+
+/// Asks webhooks and policies alone.
+async fn judge(request: &Request<'_>, mut object: Option<&mut Value>) -> Result<(), Status> {
+    webhooks::mutate(request, object.as_deref_mut()).await?;
+    webhooks::validate(request, object.as_deref()).await
 }

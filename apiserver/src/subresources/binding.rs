@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use skiff_api::status::GroupResource;
 use skiff_api::{Status, value};
 
+use crate::admission::{self, Operation};
 use crate::http::body::{Reply, full, reply};
 use crate::strategy::Claims;
 use crate::verbs::{Call, Transaction, Write, check_type, now_text, parse_body, transact};
@@ -23,13 +24,9 @@ pub(super) async fn bind(call: &Call, body: &Bytes, name: &str) -> Result<Reply,
     check_target(&binding)?;
     // A binding posted to its own collection is one of a pod all the same.
     let pods = skiff_api::resource::find("", "v1", "pods").ok_or_else(Status::no_such_resource)?;
-    let mut info = call.info.clone();
-    info.name = name.clone();
-    info.resource = "pods".into();
-    info.subresource = "binding".into();
-    let (query, headers, user) = (call.query.clone(), call.headers.clone(), call.user.clone());
-    let pod = Call { server: call.server.clone(), info, query, headers, user, resource: pods.clone(), shape: call.shape };
+    let pod = call.about(pods, &call.info.namespace, &name, "binding");
     let mut write = Write::new(&pod, "CreateOptions")?;
+    admission::validate_other(&pod, Operation::Create, &mut binding, write.options.dry_run).await?;
     let node = value::text(&binding, &["target", "name"]).to_owned();
     transact!(write, |current, entry| {
         let mut new = current.clone();

@@ -9,12 +9,14 @@ use http_body_util::{BodyExt, BodyStream, Full};
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
+use skiff_api::resource::Subresource;
 use skiff_api::{Status, field, value};
 
-use crate::cache::Filter;
+use crate::admission::{self, Operation};
 use crate::dial::Connection;
 use crate::http::body::{self, Reply, full, stream, text};
+use crate::services;
 use crate::verbs::Call;
 
 /// The client's side of an upgraded connection.
@@ -41,6 +43,10 @@ where
     }
     let body = body::collect(incoming).await?;
     let query = uri.query().map_or(String::new(), |q| format!("?{q}"));
+    // Reading a log connects to nothing.
+    if call.info.subresource != "log" {
+        admission::validate_other(call, Operation::Connect, &mut options(call, sub), false).await?;
+    }
     if call.info.subresource == "proxy" {
         return proxy(call, method, &query, body, upgrade).await;
     }
@@ -65,6 +71,31 @@ where
     }
     let connection = dial_node(call, node).await?;
     forward(call, connection, method, &path, body, upgrade).await
+}
+
+/// What admission sees of a connection: the query as an object, `PodExecOptions` and the like.
+fn options(call: &Call, sub: &Subresource) -> Value {
+    let mut options = json!({"kind": sub.kind, "apiVersion": "v1"});
+    for stream in ["stdin", "stdout", "stderr", "tty"] {
+        if call.query.get(stream).is_some() && call.query.flag(stream) {
+            options[stream] = true.into();
+        }
+    }
+    if let Some(container) = call.query.get("container") {
+        options["container"] = container.into();
+    }
+    let command = call.query.all("command");
+    if !command.is_empty() {
+        options["command"] = json!(command);
+    }
+    let ports: Vec<u16> = call.query.all("ports").iter().flat_map(|p| p.split(',')).filter_map(|p| p.parse().ok()).collect();
+    if !ports.is_empty() {
+        options["ports"] = json!(ports);
+    }
+    if call.info.subresource == "proxy" {
+        options["path"] = call.info.rest.as_str().into();
+    }
+    options
 }
 
 /// The container that a request is about: the one named, or the only one.
@@ -124,7 +155,7 @@ async fn proxy(call: &Call, method: Method, query: &str, body: Bytes, upgrade: O
             if scheme == "https" {
                 return Err(Status::new(501, "NotImplemented", "proxying to https targets is not served"));
             }
-            let address = if plural == "pods" { pod_address(call, name, port).await? } else { service_address(call, name, port).await? };
+            let address = if plural == "pods" { pod_address(call, name, port).await? } else { services::endpoint(&call.server.cache, &call.info.namespace, name, port)?.to_string() };
             let connection = tokio::net::TcpStream::connect(&address).await;
             let failed = |error| Status::new(503, "ServiceUnavailable", format!("error trying to reach service: dial tcp {address}: {error}"));
             Box::new(connection.map_err(failed)?)
@@ -154,39 +185,6 @@ async fn pod_address(call: &Call, name: &str, port: &str) -> Result<String, Stat
     let first = value::items(&pod, &["spec", "containers"]).iter().flat_map(|c| value::items(c, &["ports"])).find_map(|p| p["containerPort"].as_u64());
     let port = if port.is_empty() { first.unwrap_or(80).to_string() } else { port.to_owned() };
     Ok(format!("{ip}:{port}"))
-}
-
-async fn service_address(call: &Call, name: &str, port: &str) -> Result<String, Status> {
-    let gr = call.resource.group_resource();
-    let key = format!("/registry/services/specs/{}/{name}", call.info.namespace);
-    let service = call.server.cache.resource("/registry/services/specs/").and_then(|c| c.get(&key));
-    let service = service.ok_or_else(|| Status::not_found(gr, name))?.value().map_err(Status::internal)?;
-    let unavailable = |why: String| Status::new(503, "ServiceUnavailable", why);
-    let ports = value::items(&service, &["spec", "ports"]);
-    let wanted = ports.iter().find(|p| match port {
-        "" => ports.len() == 1,
-        port => p["name"] == port || p["port"].as_u64().is_some_and(|n| n.to_string() == port),
-    });
-    let wanted = wanted.ok_or_else(|| unavailable(format!("no service port {port:?} found for service {name:?}")))?;
-    let slices = call.server.cache.resource("/registry/endpointslices/").ok_or_else(Status::no_such_resource)?;
-    let filter = Filter { namespace: call.info.namespace.clone(), ..Filter::default() };
-    for slice in slices.list(&filter, 0).objects {
-        if slice.labels.get("kubernetes.io/service-name").map(String::as_str) != Some(name) {
-            continue;
-        }
-        let slice = slice.value().map_err(Status::internal)?;
-        let same_name = |p: &&Value| p["name"].as_str().unwrap_or("") == wanted["name"].as_str().unwrap_or("");
-        let Some(number) = value::items(&slice, &["ports"]).iter().find(same_name).and_then(|p| p["port"].as_u64()) else { continue };
-        let ready: Vec<&str> = value::items(&slice, &["endpoints"])
-            .iter()
-            .filter(|e| value::at(e, &["conditions", "ready"]).as_bool() != Some(false))
-            .filter_map(|e| value::items(e, &["addresses"]).first().and_then(Value::as_str))
-            .collect();
-        if !ready.is_empty() {
-            return Ok(format!("{}:{number}", ready[skiff_api::random::below(ready.len())]));
-        }
-    }
-    Err(unavailable(format!("no endpoints available for service {name:?}")))
 }
 
 fn without_hops(headers: &HeaderMap, upgrading: bool) -> HeaderMap {

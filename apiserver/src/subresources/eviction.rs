@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use skiff_api::status::{Cause, Details};
 use skiff_api::{Status, labels, pod, value};
 
+use crate::admission::{self, Operation};
 use crate::cache::Filter;
 use crate::http::body::{Reply, full, reply};
 use crate::strategy::Claims;
@@ -21,6 +22,7 @@ pub(super) async fn evict(call: &Call, body: &Bytes) -> Result<Reply, Status> {
     let given: Bytes = eviction.get("deleteOptions").map(Value::to_string).unwrap_or_default().into();
     let mut options = DeleteOptions::read(call, &given)?;
     let current = call.read().await?.value()?;
+    admission::validate_other(call, Operation::Create, &mut eviction, options.dry_run).await?;
     let free = pod::is_terminal(&current) || pod::is_terminating(&current) || value::text(&current, &["status", "phase"]) == "Pending";
     if !free {
         allow(call, &current, options.dry_run).await?;
@@ -47,11 +49,7 @@ async fn allow(call: &Call, current: &Value, dry_run: bool) -> Result<(), Status
     }
     let name = value::text(&budget, &["metadata", "name"]).to_owned();
     let resource = skiff_api::resource::find("policy", "v1", "poddisruptionbudgets").ok_or_else(Status::no_such_resource)?;
-    let mut info = call.info.clone();
-    info.name = name;
-    info.subresource = "status".into();
-    let (query, headers, user) = (call.query.clone(), call.headers.clone(), call.user.clone());
-    let call = Call { server: call.server.clone(), info, query, headers, user, resource: resource.clone(), shape: call.shape };
+    let call = call.about(resource, &call.info.namespace, &name, "status");
     let mut write = Write::new(&call, "UpdateOptions")?;
     write.options.dry_run |= dry_run;
     let pod_name = value::text(current, &["metadata", "name"]).to_owned();

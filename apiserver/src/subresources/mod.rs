@@ -15,6 +15,7 @@ use crate::http::info::RequestInfo;
 use crate::verbs::Call;
 
 pub(crate) use connect::{Upgrade, connect};
+pub(crate) use review::shown as user_info;
 
 /// The subresources whose requests are carried on to where the pod runs.
 const STREAMS: [&str; 5] = ["attach", "exec", "log", "portforward", "proxy"];

@@ -39,7 +39,8 @@ fn invalid(call: &Call, error: field::Error) -> Status {
     Status::invalid(&call.resource.group, &call.resource.kind, "", &[error])
 }
 
-fn shown(user: &User) -> Value {
+/// A user as `UserInfo`.
+pub(crate) fn shown(user: &User) -> Value {
     let mut info = Map::new();
     info.insert("username".into(), json!(user.name));
     if !user.uid.is_empty() {

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use skiff_api::{Status, clock, field, value};
 
+use crate::admission::{self, Operation};
 use crate::auth::tokens::{Bound, ISSUER, Request};
 use crate::http::body::{Reply, full, reply};
 use crate::verbs::{Call, check_type, parse_body};
@@ -23,6 +24,7 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
     let mut request = parse_body(call, body)?.value;
     check_type(&mut request, "TokenRequest", "authentication.k8s.io/v1")?;
     let account = call.read().await?.value()?;
+    admission::validate_other(call, Operation::Create, &mut request, false).await?;
     let seconds = match value::at(&request, &["spec", "expirationSeconds"]) {
         Value::Null => DEFAULT_SECONDS,
         given => given.as_i64().unwrap_or(0),

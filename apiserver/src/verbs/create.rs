@@ -51,6 +51,9 @@ pub(super) async fn insert(write: &mut Write<'_>, object: Value, book: bool) -> 
 async fn insert_named(write: &mut Write<'_>, mut object: Value, book: bool) -> Result<Shown, Status> {
     let call = write.call;
     let strategy = call.strategy();
+    if call.resource.namespaced {
+        value::object_mut(&mut object, &["metadata"]).insert("namespace".into(), call.info.namespace.as_str().into());
+    }
     admission::mutate(write, &mut object, None).await?;
     stamp(&mut object, &call.info.namespace, strategy.has_generation());
     strategy.prepare_create(call, &mut object);
@@ -60,7 +63,7 @@ async fn insert_named(write: &mut Write<'_>, mut object: Value, book: bool) -> R
     write.check(&object, &validation::validate_create(&call.resource, &object))?;
     write.note(&object, None);
     strategy.check_create(write, &object).await?;
-    admission::validate(write, Some(&object), None).await?;
+    admission::validate(write, &object, None).await?;
     let claims = strategy.claim(write, &mut object, None).await?;
     let result = write.insert(object).await;
     claims.settle(&call.server, result.is_ok() && !write.options.dry_run).await;

@@ -133,7 +133,7 @@ pub(crate) async fn delete_object(call: &Call, name: &str, options: &DeleteOptio
         let object = cache.read(Arc::clone(&entry.key), entry.modified, entry.value.clone()).map_err(Status::internal)?;
         let current = convert::to_version(&call.resource, object.value().map_err(Status::internal)?);
         preconditions(call, name, options, &current, &entry)?;
-        admission::validate_delete(call, &current).await?;
+        admission::validate_delete(call, &current, options).await?;
         strategy.check_delete(call, &current)?;
 
         let mut next = current.clone();
@@ -252,11 +252,7 @@ pub(super) async fn delete_collection(call: &Call, body: &Bytes) -> Result<Reply
             let options = &options;
             async move {
                 // The collection may span namespaces: each object is deleted in its own.
-                let mut info = call.info.clone();
-                info.namespace = object.namespace().to_owned();
-                let (server, resource) = (Arc::clone(&call.server), Arc::clone(&call.resource));
-                let (query, headers, user) = (call.query.clone(), call.headers.clone(), call.user.clone());
-                let one = Call { server, info, query, headers, user, resource, shape: call.shape };
+                let one = call.about(&call.resource, object.namespace(), "", "");
                 match delete_object(&one, object.name(), options).await {
                     Ok(Deleted::Gone(value)) => Ok(Some(Shown::Value(value))),
                     Ok(Deleted::Marked(shown)) => Ok(Some(shown)),

@@ -10,10 +10,11 @@ mod view;
 mod watch;
 mod write;
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue};
 use skiff_api::Status;
 use skiff_api::resource::{Resource, Subresource};
 use skiff_store::Revision;
@@ -43,9 +44,72 @@ pub(crate) struct Call {
     pub user: User,
     pub resource: Arc<Resource>,
     pub shape: Shape,
+    /// What the answer says besides: shared by the calls that one request comes to.
+    pub notes: Arc<Notes>,
+}
+
+/// What is said of a request besides its answer.
+#[derive(Debug, Default)]
+pub(crate) struct Notes {
+    /// `Warning` headers.
+    pub warnings: Mutex<Vec<String>>,
+    /// Annotations for the audit log.
+    pub annotations: Mutex<BTreeMap<String, String>>,
+}
+
+impl Notes {
+    /// Warns the client, once of each thing.
+    pub fn warn(&self, warning: String) {
+        let mut warnings = self.warnings.lock().unwrap_or_else(PoisonError::into_inner);
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+
+    /// Annotates the request in the audit log.
+    pub fn annotate(&self, key: String, value: String) {
+        self.annotations.lock().unwrap_or_else(PoisonError::into_inner).insert(key, value);
+    }
+
+    /// Puts the warnings into an answer.
+    pub fn add_to(&self, reply: &mut Reply) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).iter().for_each(|warning| add_warning(reply, warning));
+    }
+}
+
+/// Adds a `Warning` header to an answer.
+pub(crate) fn add_warning(reply: &mut Reply, warning: &str) {
+    let clean: String = warning.chars().filter(|c| !c.is_control()).collect();
+    let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
+    if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+        reply.headers_mut().append(http::header::WARNING, header);
+    }
 }
 
 impl Call {
+    /// The same client's call about another object.
+    pub fn about(&self, resource: &Arc<Resource>, namespace: &str, name: &str, subresource: &str) -> Self {
+        let info = RequestInfo {
+            group: resource.group.to_string(),
+            version: resource.version.to_string(),
+            resource: resource.plural.to_string(),
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+            subresource: subresource.to_owned(),
+            ..self.info.clone()
+        };
+        Self {
+            server: Arc::clone(&self.server),
+            info,
+            query: self.query.clone(),
+            headers: self.headers.clone(),
+            user: self.user.clone(),
+            resource: Arc::clone(resource),
+            shape: self.shape,
+            notes: Arc::clone(&self.notes),
+        }
+    }
+
     /// The cache of the resource's objects.
     pub fn cache(&self) -> Result<Arc<ResourceCache>, Status> {
         self.server.cache.resource(&self.resource.storage_prefix).ok_or_else(Status::no_such_resource)
@@ -114,15 +178,9 @@ impl Call {
 
 /// Carries a request out.
 pub(crate) async fn serve(call: Call, body: Bytes) -> Result<Reply, Status> {
-    let custom = call.resource.custom().cloned();
-    let mut reply = carry_out(call, body).await?;
-    if let Some(warning) = custom.as_ref().and_then(|custom| custom.warning.as_ref()) {
-        write::warn(&mut reply, warning);
+    if let Some(warning) = call.resource.custom().and_then(|custom| custom.warning.clone()) {
+        call.notes.warn(warning);
     }
-    Ok(reply)
-}
-
-async fn carry_out(call: Call, body: Bytes) -> Result<Reply, Status> {
     let resource = Arc::clone(&call.resource);
     if call.info.subresource.is_empty() {
         if !resource.verbs.has(call.info.verb) {

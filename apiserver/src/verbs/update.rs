@@ -88,7 +88,7 @@ pub(super) async fn finish(
     let errors = validation::validate_subresource_update(&call.resource, &call.info.subresource, &new, &old);
     write.check(&new, &errors)?;
     write.note(&new, Some(&old));
-    admission::validate(write, Some(&new), Some(&old)).await?;
+    admission::validate(write, &new, Some(&old)).await?;
     let claims = strategy.claim(write, &mut new, Some(&old)).await?;
     let gone = !value::at(&new, &["metadata", "deletionTimestamp"]).is_null()
         && value::at(&new, &["metadata", "deletionGracePeriodSeconds"]).as_i64().unwrap_or(0) == 0

@@ -3,13 +3,13 @@
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::header;
 use serde_json::{Map, Value};
 use skiff_api::apply::{self, Manager, Operation};
 use skiff_api::{Status, clock, defaults, field, json, protobuf, random, validation, value};
 use skiff_store::{Entry, Error, Guard};
 
-use super::Call;
+use super::{Call, add_warning};
 use super::options::{FieldValidation, WriteOptions};
 use crate::admission::Claim;
 use crate::cache::encode;
@@ -113,12 +113,8 @@ impl<'a> Write<'a> {
     }
 
     /// Notes what the client is to be warned of.
-    pub fn note(&mut self, object: &Value, old: Option<&Value>) {
-        for warning in validation::warnings(&self.call.resource, object, old) {
-            if !self.warnings.contains(&warning) {
-                self.warnings.push(warning);
-            }
-        }
+    pub fn note(&self, object: &Value, old: Option<&Value>) {
+        validation::warnings(&self.call.resource, object, old).into_iter().for_each(|warning| self.call.notes.warn(warning));
     }
 
     /// Keeps a new object (or in a dry run only says what would be kept).
@@ -198,17 +194,8 @@ impl<'a> Write<'a> {
     /// The answer, with the warnings.
     pub fn answer(&self, code: u16, shown: &Shown) -> Result<Reply, Status> {
         let mut reply = self.call.encoder().object(code, shown)?;
-        self.warnings.iter().for_each(|warning| warn(&mut reply, warning));
+        self.warnings.iter().for_each(|warning| add_warning(&mut reply, warning));
         Ok(reply)
-    }
-}
-
-/// Tells the client something in a header of the answer.
-pub(crate) fn warn(reply: &mut Reply, warning: &str) {
-    let clean: String = warning.chars().filter(|c| !c.is_control()).collect();
-    let quoted = clean.replace('\\', "\\\\").replace('"', "\\\"");
-    if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
-        reply.headers_mut().append(header::WARNING, header);
     }
 }
 
