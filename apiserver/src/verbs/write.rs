@@ -160,6 +160,8 @@ impl<'a> Write<'a> {
             Transaction::Delete(object) => (object, None),
         };
         if self.options.dry_run {
+            let mut object = object;
+            value::object_mut(&mut object, &["metadata"]).insert("resourceVersion".into(), entry.modified.to_string().into());
             return Ok(Some(Shown::Value(object)));
         }
         let (server, keep) = (&self.call.server, claims.is_some());
