@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod clock;
 pub mod convert;
+pub mod custom;
 pub mod defaults;
 pub mod field;
 pub mod fields;
@@ -14,6 +15,7 @@ pub mod jsonpath;
 pub mod labels;
 pub mod names;
 pub mod patch;
+pub mod pattern;
 pub mod pod;
 pub mod print;
 pub mod protobuf;
