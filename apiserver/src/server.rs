@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +10,9 @@ use futures::FutureExt;
 use http::Request;
 use serde_json::Value;
 use skiff_api::resource::Resource;
-use skiff_api::{Status, value};
+use skiff_api::Status;
 use skiff_store::{Entry, Store};
+use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Hooks, Ledger};
@@ -22,7 +23,7 @@ use crate::auth::{self, User};
 use crate::cache::{Cache, Fields};
 use crate::dial::Dialer;
 use crate::http::body::{self, Reply};
-use crate::http::encode::{self, Shown};
+use crate::http::encode;
 use crate::http::info::RequestInfo;
 use crate::http::negotiate::Shape;
 use crate::http::query::Query;
@@ -88,6 +89,8 @@ pub struct Server {
     pub(crate) hooks: Hooks,
     pub(crate) build: String,
     pub(crate) metrics: Metrics,
+    /// What else of the control plane runs in this process.
+    components: Mutex<Vec<(&'static str, AbortHandle)>>,
     /// Ends watches, and then the server.
     stop: CancellationToken,
 }
@@ -114,6 +117,7 @@ impl Server {
             dialer: config.dialer,
             build: config.build,
             metrics: Metrics::default(),
+            components: Mutex::default(),
             stop: stop.clone(),
         });
         tokio::spawn({
@@ -165,21 +169,16 @@ impl Server {
         }
     }
 
-    /// The answer to a GET of an object that isn't stored.
-    pub(crate) async fn special_get(&self, call: &Call) -> Option<Result<Shown, Status>> {
-        let list = self.special_list(call).await?;
-        Some(list.and_then(|items| {
-            let named = |shown: &Shown| shown.value().is_ok_and(|v| value::text(&v, &["metadata", "name"]) == call.info.name);
-            items.into_iter().find(named).ok_or_else(|| call.not_found())
-        }))
+    /// Counts a task of this process among the control plane's components that `componentstatuses` shows.
+    pub fn add_component(&self, name: &'static str, task: AbortHandle) {
+        self.components.lock().unwrap_or_else(PoisonError::into_inner).push((name, task));
     }
 
-    /// The objects of a resource that isn't stored but made for each answer.
-    pub(crate) async fn special_list(&self, call: &Call) -> Option<Result<Vec<Shown>, Status>> {
-        if call.resource.plural != "componentstatuses" {
-            return None;
-        }
-        Some(Ok(publish::component_statuses(self).await))
+    /// The components of this process, and how they are.
+    pub(crate) fn components(&self) -> Vec<(String, Result<(), String>)> {
+        let components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
+        let health = |task: &AbortHandle| if task.is_finished() { Err("it has ended".to_owned()) } else { Ok(()) };
+        components.iter().map(|(name, task)| ((*name).to_owned(), health(task))).collect()
     }
 
     /// Answers a request. `peer` is who the connection has shown to be, if anybody. Never fails: what goes wrong is said

@@ -245,9 +245,11 @@ impl Cluster {
             pod_cidrs: vec![pods.to_string()],
             ..skiff_controllers::Config::default()
         };
-        self.spawn(async move { ended("controllers", skiff_controllers::run(config, controllers, stop).await) });
+        let task = self.tasks.spawn(async move { ended("controllers", skiff_controllers::run(config, controllers, stop).await) });
+        self.server.add_component("controller-manager", task.abort_handle());
         let (stop, scheduler) = (self.stop.clone(), self.client("system:kube-scheduler", &["system:masters"]));
-        self.spawn(async move { ended("scheduler", skiff_scheduler::run(Default::default(), scheduler, stop).await) });
+        let task = self.tasks.spawn(async move { ended("scheduler", skiff_scheduler::run(Default::default(), scheduler, stop).await) });
+        self.server.add_component("scheduler", task.abort_handle());
     }
 
     fn start_node(&self, config: skiff_kubelet::Config, runtime: Arc<dyn Runtime>, dialer: &Arc<LocalDialer>) {

@@ -33,6 +33,11 @@ impl Shown {
             Self::Value(value) => Ok(value.clone()),
         }
     }
+
+    /// Whether an object made for this answer has the name.
+    pub fn is_named(&self, name: &str) -> bool {
+        matches!(self, Self::Value(object) if value::text(object, &["metadata", "name"]) == name)
+    }
 }
 
 fn unreadable(object: &Object, error: &serde_json::Error) -> Status {
@@ -141,12 +146,14 @@ impl Encoder<'_> {
             Transform::Table => self.table(meta.into(), true, items.into_iter().map(|o| self.row(o)).collect()),
             Transform::Metadata => {
                 let items: Vec<Value> = items.into_iter().map(|o| self.partial(o, true)).collect();
-                json!({"kind": "PartialObjectMetadataList", "apiVersion": self.meta_version(), "metadata": meta, "items": items})
+                let kind = "PartialObjectMetadataList".into();
+                members([("kind", kind), ("apiVersion", self.meta_version().into()), ("metadata", meta.into()), ("items", items.into())])
             }
-            Transform::None => json!({
-                "kind": self.list_kind(), "apiVersion": self.resource.api_version(), "metadata": meta,
-                "items": items.into_iter().map(|o| self.item(o)).collect::<Vec<_>>(),
-            }),
+            Transform::None => {
+                let items: Vec<Value> = items.into_iter().map(|o| self.item(o)).collect();
+                let (kind, version) = (self.list_kind().into(), self.resource.api_version().into());
+                members([("kind", kind), ("apiVersion", version), ("metadata", meta.into()), ("items", items.into())])
+            }
         };
         Ok(reply(200, self.shape.content_type(), full(self.bytes(&whole))))
     }
@@ -203,14 +210,14 @@ impl Encoder<'_> {
     fn partial(&self, mut object: Value, typed: bool) -> Value {
         let metadata = value::remove(&mut object, &["metadata"]).unwrap_or_default();
         if typed {
-            json!({"kind": "PartialObjectMetadata", "apiVersion": self.meta_version(), "metadata": metadata})
+            members([("kind", "PartialObjectMetadata".into()), ("apiVersion", self.meta_version().into()), ("metadata", metadata)])
         } else {
-            json!({"metadata": metadata})
+            members([("metadata", metadata)])
         }
     }
 
     fn row(&self, object: Value) -> Value {
-        let mut row = json!({"cells": print::cells(self.resource, &object, clock::now())});
+        let mut row = members([("cells", print::cells(self.resource, &object, clock::now()).into())]);
         let conditions = print::row_conditions(self.resource, &object);
         if !conditions.is_empty() {
             row["conditions"] = conditions.into();
@@ -229,12 +236,23 @@ impl Encoder<'_> {
             .filter(|_| columns)
             .map(|c| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority}))
             .collect();
-        json!({"kind": "Table", "apiVersion": self.meta_version(), "metadata": metadata, "columnDefinitions": definitions, "rows": rows})
+        members([
+            ("kind", "Table".into()),
+            ("apiVersion", self.meta_version().into()),
+            ("metadata", metadata),
+            ("columnDefinitions", definitions.into()),
+            ("rows", rows.into()),
+        ])
     }
 
     fn bytes(&self, whole: &Value) -> Bytes {
         bytes_of(whole, self.shape.format, self.pretty)
     }
+}
+
+/// An object of these members, which are moved in (`json!` would copy them).
+fn members<const N: usize>(members: [(&str, Value); N]) -> Value {
+    Value::Object(members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
 /// A value as bytes.

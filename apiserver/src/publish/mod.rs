@@ -11,7 +11,7 @@ use skiff_api::Status;
 
 use crate::auth::tokens::ISSUER;
 use crate::http::body::{Reply, full, reply, text};
-use crate::http::encode::{Shown, bytes_of};
+use crate::http::encode::bytes_of;
 use crate::http::info::RequestInfo;
 use crate::http::negotiate::{Format, Shape};
 use crate::http::query::Query;
@@ -120,20 +120,4 @@ async fn one_check(server: &Server, name: &str) -> Result<Reply, Status> {
         Some((_, Err(why))) => text(500, format!("internal server error: {why}\n")),
         None => no_such_path(),
     })
-}
-
-/// The old `componentstatuses`: made for each answer.
-pub(crate) async fn component_statuses(server: &Server) -> Vec<Shown> {
-    let store = server.store.revision().await;
-    let condition = |healthy: bool, message: &str| json!([{"type": "Healthy", "status": if healthy { "True" } else { "False" }, "message": message}]);
-    let (healthy, message) = match &store {
-        Ok(_) => (true, "ok".to_owned()),
-        Err(error) => (false, error.to_string()),
-    };
-    [("controller-manager", true, "ok"), ("etcd-0", healthy, message.as_str()), ("scheduler", true, "ok")]
-        .into_iter()
-        .map(|(name, healthy, message)| {
-            Shown::Value(json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name}, "conditions": condition(healthy, message)}))
-        })
-        .collect()
 }

@@ -9,6 +9,7 @@ use skiff_api::{Status, value};
 
 use super::service::Services;
 use super::{Orphaning, Strategy};
+use crate::server::Server;
 use crate::verbs::{Call, now_text};
 
 /// A kind with nothing special.
@@ -139,6 +140,7 @@ pub(super) fn special() -> HashMap<(&'static str, &'static str), Arc<dyn Strateg
     for (group, kind, facts) in FACTS {
         special.insert((*group, *kind), Arc::new(Factual(facts)));
     }
+    special.insert(("", "ComponentStatus"), Arc::new(ComponentStatuses));
     special.insert(("", "Namespace"), Arc::new(Namespaces));
     special.insert(("", "Node"), Arc::new(Nodes));
     special.insert(("", "Pod"), Arc::new(Pods));
@@ -186,6 +188,24 @@ impl Strategy for Factual {
 
     fn default_orphaning(&self) -> Orphaning {
         self.0.orphaning
+    }
+}
+
+/// The old list of the control plane's parts: the store, and what runs in this process.
+struct ComponentStatuses;
+
+#[async_trait]
+impl Strategy for ComponentStatuses {
+    async fn made(&self, server: &Server) -> Option<Vec<Value>> {
+        let mut parts: Vec<(String, Result<(), String>)> = server.components();
+        parts.push(("etcd-0".into(), server.store.revision().await.map(drop).map_err(|e| e.to_string())));
+        parts.sort_by(|a, b| a.0.cmp(&b.0));
+        let object = |(name, health): (String, Result<(), String>)| {
+            let (status, message) = health.map_or_else(|why| ("False", why), |()| ("True", "ok".into()));
+            let condition = json!({"type": "Healthy", "status": status, "message": message});
+            json!({"kind": "ComponentStatus", "apiVersion": "v1", "metadata": {"name": name}, "conditions": [condition]})
+        };
+        Some(parts.into_iter().map(object).collect())
     }
 }
 

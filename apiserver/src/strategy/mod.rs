@@ -12,6 +12,7 @@ use serde_json::Value;
 use skiff_api::resource::Resource;
 use skiff_api::{Status, value};
 
+use crate::server::Server;
 use crate::verbs::{Call, Write};
 
 pub(crate) use claims::{Claims, give_back};
@@ -89,6 +90,11 @@ pub(crate) trait Strategy: Send + Sync {
     /// Whether admission or authorization of other requests must heed a write from the moment that it is answered.
     fn counts_at_once(&self) -> bool {
         false
+    }
+
+    /// The objects of a kind that isn't stored but made for each answer.
+    async fn made(&self, _server: &Server) -> Option<Vec<Value>> {
+        None
     }
 
     /// Changes an object that is being deleted.

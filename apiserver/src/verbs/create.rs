@@ -50,7 +50,7 @@ pub(super) async fn insert(write: &mut Write<'_>, object: Value, book: bool) -> 
 
 async fn insert_named(write: &mut Write<'_>, mut object: Value, book: bool) -> Result<Shown, Status> {
     let call = write.call;
-    let strategy = call.server.strategies.of(&call.resource);
+    let strategy = call.strategy();
     if call.resource.namespaced {
         value::object_mut(&mut object, &["metadata"]).insert("namespace".into(), call.info.namespace.as_str().into());
     }

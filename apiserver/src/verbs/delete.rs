@@ -110,7 +110,7 @@ fn answer(call: &Call, deleted: Deleted) -> Result<Reply, Status> {
         Deleted::Marked(shown) => return call.encoder().object(200, &shown),
         Deleted::Gone(object) => object,
     };
-    if call.server.strategies.of(&call.resource).shows_deleted() {
+    if call.strategy().shows_deleted() {
         return call.encoder().object(200, &Shown::Value(object));
     }
     let mut details = json!({"name": call.info.name, "kind": call.resource.plural, "uid": object["metadata"]["uid"]});

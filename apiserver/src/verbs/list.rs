@@ -114,8 +114,9 @@ pub(super) async fn list(call: &Call) -> Result<Reply, Status> {
     let filter = filter(call)?;
     let wanted = wanted(call, false)?;
     let limit = call.query.int("limit")?.map_or(0, |l| usize::try_from(l).unwrap_or(0));
-    if let Some(reply) = call.server.special_list(call).await {
-        return call.encoder().list(List { items: reply?, revision: call.server.cache.applied(), next: String::new(), remaining: None });
+    if let Some(made) = call.strategy().made(&call.server).await {
+        let items = made.into_iter().map(Shown::Value).collect();
+        return call.encoder().list(List { items, revision: call.server.cache.applied(), next: String::new(), remaining: None });
     }
     let page = page(call, &filter, wanted, limit).await?;
     call.encoder().list(page)

@@ -27,6 +27,7 @@ use crate::http::info::RequestInfo;
 use crate::http::negotiate::Shape;
 use crate::http::query::Query;
 use crate::server::Server;
+use crate::strategy::Strategy;
 use crate::subresources;
 
 pub(crate) use delete::{DeleteOptions, delete_object};
@@ -134,6 +135,11 @@ impl Call {
         Encoder { resource: &self.resource, shape: self.shape, include, pretty: self.query.flag("pretty") }
     }
 
+    /// What is special about the resource's kind.
+    pub fn strategy(&self) -> &Arc<dyn Strategy> {
+        self.server.strategies.of(&self.resource)
+    }
+
     /// The object that the request names, as the store has it.
     pub async fn read(&self) -> Result<Shown, Status> {
         let cache = self.cache()?;
@@ -141,6 +147,10 @@ impl Call {
             return cache.get(&self.key()).map(Shown::Stored).ok_or_else(|| self.not_found());
         }
         let entry = self.server.store.get(&self.key()).await?.ok_or_else(|| self.not_found())?;
+        // Mostly the cache has this very version, already read.
+        if let Some(object) = cache.get(&entry.key).filter(|object| object.revision == entry.modified) {
+            return Ok(Shown::Stored(object));
+        }
         let object = cache.read(entry.key, entry.modified, entry.value).map_err(Status::internal)?;
         Ok(Shown::Stored(Arc::new(object)))
     }
@@ -148,7 +158,7 @@ impl Call {
     /// Waits until admission sees the write of this revision, if it must for this kind. It looks at the cache; should
     /// that lag for long, then only this promise is late.
     pub async fn settle(&self, revision: Revision) {
-        if self.server.strategies.of(&self.resource).counts_at_once() {
+        if self.strategy().counts_at_once() {
             let _ = self.server.cache.reached(revision, FRESH_TIMEOUT).await;
         }
     }
@@ -178,8 +188,10 @@ pub(crate) async fn serve(call: Call, body: Bytes) -> Result<Reply, Status> {
         }
         return match call.info.verb {
             "get" => {
-                let shown = call.server.special_get(&call).await;
-                let shown = if let Some(shown) = shown { shown? } else { call.read().await? };
+                let shown = match call.strategy().made(&call.server).await {
+                    Some(made) => made.into_iter().map(Shown::Value).find(|s| s.is_named(&call.info.name)).ok_or_else(|| call.not_found())?,
+                    None => call.read().await?,
+                };
                 call.encoder().object(200, &shown)
             }
             "list" => list::list(&call).await,

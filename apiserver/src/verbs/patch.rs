@@ -140,7 +140,7 @@ async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Re
         value::object_mut(&mut config, &["metadata"]).insert("namespace".into(), call.info.namespace.as_str().into());
     }
     let force = call.query.flag("force");
-    let strategy = call.server.strategies.of(resource);
+    let strategy = call.strategy();
     let reset = strategy.reset_fields(&call.info.subresource);
     let manager = write.manager(Operation::Apply);
     let version = value::remove(&mut config, &["metadata", "resourceVersion"]);

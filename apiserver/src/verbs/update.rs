@@ -34,7 +34,7 @@ pub(super) async fn update(call: &Call, body: &Bytes, view: View) -> Result<Repl
     }
     create::namespace_matches(call, &object)?;
     match replace(&mut write, view, &object).await {
-        Err(status) if status.code == 404 && call.info.subresource.is_empty() && call.server.strategies.of(&call.resource).creates_on_update() => {
+        Err(status) if status.code == 404 && call.info.subresource.is_empty() && call.strategy().creates_on_update() => {
             let shown = create::insert(&mut write, object, true).await?;
             write.answer(201, &shown)
         }
@@ -74,7 +74,7 @@ pub(super) async fn finish(
         let error = skiff_api::field::Error::invalid("metadata.resourceVersion", 0, "must be specified for an update");
         return Err(Status::invalid(call.resource.kind_group(), &call.resource.kind, name, &[error]));
     }
-    let strategy = call.server.strategies.of(&call.resource);
+    let strategy = call.strategy();
     let mut new = view.merge(new, &old);
     keep_system_metadata(&mut new, &old);
     admission::mutate(write, &mut new, Some(&old)).await?;
@@ -98,6 +98,6 @@ pub(super) async fn finish(
 impl Write<'_> {
     /// Whether an update must say which version it replaces.
     fn requires_version(&self) -> bool {
-        self.call.info.verb == "update" && self.call.info.subresource.is_empty() && self.call.server.strategies.of(&self.call.resource).requires_version()
+        self.call.info.verb == "update" && self.call.info.subresource.is_empty() && self.call.strategy().requires_version()
     }
 }
