@@ -4,6 +4,7 @@
 //! No expression whatever may panic or run for long: how deep and long one may be is limited when it is read, and every
 //! step of an evaluation is paid for from a budget.
 
+pub mod admission;
 mod ast;
 mod check;
 mod eval;
@@ -132,12 +133,10 @@ impl Program {
         if types.contains(&program.type_) || types.contains(&Type::Dyn) {
             return Ok(program);
         }
-        Err(match types {
-            [only] => format!("must evaluate to {only} but got {}", program.type_),
-            several => {
-                let shown: Vec<String> = several.iter().map(ToString::to_string).collect();
-                format!("must evaluate to one of [{}] but got {}", shown.join(" "), program.type_)
-            }
+        let shown: Vec<String> = types.iter().map(declared).collect();
+        Err(match shown.as_slice() {
+            [only] => format!("must evaluate to {only} but got {}", declared(&program.type_)),
+            several => format!("must evaluate to one of [{}] but got {}", several.join(" "), declared(&program.type_)),
         })
     }
 
@@ -151,6 +150,16 @@ impl Program {
         let mut evaluator = Evaluator { outside: given, regexes: &self.regexes, cost: 0, limit: CALL_LIMIT, locals: Vec::new() };
         let result = evaluator.eval(&self.expr);
         (result, evaluator.cost)
+    }
+}
+
+/// The type as it is declared, where cel-go's other messages have a shorter name.
+fn declared(type_: &Type) -> String {
+    match type_ {
+        Type::Null => "null_type".into(),
+        Type::Duration => "google.protobuf.Duration".into(),
+        Type::Timestamp => "google.protobuf.Timestamp".into(),
+        other => other.to_string(),
     }
 }
 

@@ -7,6 +7,7 @@ use super::webhooks::client;
 use super::{custom, meta};
 use crate::field::{Error, ErrorType};
 use crate::jsonpath::JsonPath;
+use crate::cel::Rules;
 use crate::names;
 use crate::schema::Schema;
 
@@ -115,6 +116,7 @@ fn version_rules(e: &mut Errors, version: &At, place: &str, schema_place: &str) 
             e.invalid(&schema.at("type"), "must be object at the root");
         }
         schema_rules(e, &schema, 0);
+        e.0.extend(Rules::compile(schema.value, &schema.path).1);
     }
     for column in at("additionalPrinterColumns").items() {
         e.filled(&column.at("name"));
