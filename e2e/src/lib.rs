@@ -1,6 +1,7 @@
 //! Helpers of the end-to-end tests.
 
 pub mod alone;
+pub mod history;
 pub mod kubectl;
 pub mod up;
 
