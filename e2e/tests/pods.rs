@@ -140,8 +140,8 @@ impl Neighbour {
     }
 
     fn get(&self, url: &str) -> Result<String, String> {
-        let args = ["netns", "exec", Self::NAME, "busybox", "wget", "-T", "3", "-qO-", url];
-        let output = Command::new("ip").args(args).output().expect("run wget");
+        let args = ["netns", "exec", Self::NAME, "curl", "-sS", "--max-time", "3", url];
+        let output = Command::new("ip").args(args).output().expect("run curl");
         if output.status.success() { Ok(String::from_utf8_lossy(&output.stdout).into_owned()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     }
 }
