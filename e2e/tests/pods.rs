@@ -5,7 +5,8 @@ use std::net::{TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use skiff_e2e::up::{BUSYBOX, Up, eventually, free_port, needs_busybox};
+use skiff_e2e::skip;
+use skiff_e2e::up::{BUSYBOX, Up, eventually, free_port, has, needs_busybox};
 
 const PODS: &str = "
 apiVersion: v1
@@ -154,6 +155,9 @@ impl Drop for Neighbour {
 
 /// A node port answers to other machines, although Docker drops what it didn't publish itself.
 fn from_another_machine(up: &Up) {
+    if !has("ip") || !has("curl") {
+        return skip("node ports from another machine", "there is no ip or no curl (packages iproute2, curl)");
+    }
     let port = up.ok(&["get", "svc", "web", "-o", "jsonpath={.spec.ports[0].nodePort}"]);
     let neighbour = Neighbour::new();
     let url = format!("http://10.201.77.1:{port}/");
