@@ -4,8 +4,10 @@
 //! input lives in this crate, so that it is tested by tables and shared by all the rooms of the house.
 
 pub mod apply;
+pub mod cel;
 pub mod clock;
 pub mod convert;
+pub mod custom;
 pub mod defaults;
 pub mod field;
 pub mod fields;
@@ -14,6 +16,7 @@ pub mod jsonpath;
 pub mod labels;
 pub mod names;
 pub mod patch;
+pub mod pattern;
 pub mod pod;
 pub mod print;
 pub mod protobuf;

@@ -101,6 +101,11 @@ pub(crate) async fn patch(server: &Arc<Server>, path: &str, patch: &Value) -> Re
     accepted(path, ask(server, Method::PATCH, path, "application/merge-patch+json", patch).await?).await
 }
 
+/// Replaces an object, as a client would. A conflict is an error.
+pub(crate) async fn replace(server: &Arc<Server>, path: &str, object: &Value) -> Result<(), Status> {
+    accepted(path, ask(server, Method::PUT, path, "application/json", object).await?).await
+}
+
 async fn ask(server: &Arc<Server>, method: Method, path: &str, content_type: &str, object: &Value) -> Result<Reply, Status> {
     let request = http::Request::builder()
         .method(method)

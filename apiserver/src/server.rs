@@ -11,11 +11,12 @@ use http::Request;
 use serde_json::Value;
 use skiff_api::resource::Resource;
 use skiff_api::Status;
-use skiff_store::{Entry, Store};
+use skiff_store::{Entry, Revision, Store};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Hooks, Ledger};
+use crate::admission::{Hooks, Ledger, Policies};
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
@@ -32,7 +33,7 @@ use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
 use crate::verbs::{self, Call, Notes};
 use crate::webhook::Webhooks;
-use crate::{bootstrap, publish, signer, subresources};
+use crate::{bootstrap, custom, publish, signer, subresources};
 
 /// How often history is given up, and how much of it stays: upstream's five minutes.
 const COMPACTION_PERIOD: Duration = Duration::from_secs(300);
@@ -87,10 +88,13 @@ pub struct Server {
     pub(crate) dialer: Arc<dyn Dialer>,
     pub(crate) webhooks: Webhooks,
     pub(crate) hooks: Hooks,
+    pub(crate) policies: Policies,
     pub(crate) build: String,
     pub(crate) metrics: Metrics,
     /// What else of the control plane runs in this process.
     components: Mutex<Vec<(&'static str, AbortHandle)>>,
+    /// The revision up to which the definitions of custom resources are served.
+    pub(crate) definitions: watch::Sender<Revision>,
     /// Ends watches, and then the server.
     stop: CancellationToken,
 }
@@ -104,6 +108,7 @@ impl Server {
         let server = Arc::new(Self {
             store: config.store,
             hooks: Hooks::default(),
+            policies: Policies::default(),
             webhooks: Webhooks::new(Arc::clone(&cache)),
             cache,
             registry,
@@ -118,8 +123,10 @@ impl Server {
             build: config.build,
             metrics: Metrics::default(),
             components: Mutex::default(),
+            definitions: watch::Sender::new(0),
             stop: stop.clone(),
         });
+        let definitions = custom::Controller::new(&server);
         tokio::spawn({
             let server = Arc::clone(&server);
             async move { server.cache.follow(stop).await }
@@ -128,6 +135,10 @@ impl Server {
             let server = Arc::clone(&server);
             async move { server.stop.run_until_cancelled(server.compact()).await }
         });
+        if let Some(definitions) = definitions {
+            let server = Arc::clone(&server);
+            tokio::spawn(async move { server.stop.run_until_cancelled(definitions.run()).await });
+        }
         bootstrap::write(&server).await.map_err(Error::Bootstrap)?;
         tokio::spawn({
             let server = Arc::clone(&server);
