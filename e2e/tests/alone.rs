@@ -6,7 +6,7 @@ use std::process::Command;
 use skiff_e2e::alone::Process;
 use skiff_e2e::kubectl::Kubectl;
 use skiff_e2e::skip;
-use skiff_e2e::up::{BUSYBOX, binary, eventually, free_port, has, needs_busybox, needs_kubectl};
+use skiff_e2e::up::{BUSYBOX, Up, binary, eventually, free_port, has, needs_busybox, needs_kubectl};
 
 /// Where pods' addresses come from.
 const PODS: [&str; 2] = ["--pod-cidr", "10.92.0.0/16"];
@@ -165,6 +165,43 @@ fn a_node_on_docker_is_reached_over_the_network() {
     });
     assert_eq!(kubectl.ok(&["get", "pod", "box", "-o", "jsonpath={.status.containerStatuses[0].containerID}"]), started);
     drop(removed);
+}
+
+#[test]
+fn another_machine_joins_a_cluster_of_one_process() {
+    let Some(()) = needs_kubectl("a machine joins") else { return };
+    let up = Up::simulated("e2e-join", 1);
+    // By a bootstrap token, as kubeadm's users have them.
+    up.feed(&["apply", "-f", "-"], "
+apiVersion: v1
+kind: Secret
+metadata: {name: bootstrap-token-abcdef, namespace: kube-system}
+type: bootstrap.kubernetes.io/token
+stringData: {token-id: abcdef, token-secret: 0123456789abcdef, usage-bootstrap-authentication: 'true'}
+");
+    let join = up.dir().join("join").display().to_string();
+    std::fs::copy(&up.kubeconfig, &join).expect("copy the kubeconfig");
+    for args in [
+        &["config", "set-credentials", "bootstrap", "--token=abcdef.0123456789abcdef"][..],
+        &["config", "set-context", "--current", "--user=bootstrap"],
+    ] {
+        let done = up.command(args).env("KUBECONFIG", &join).output().expect("run kubectl");
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    }
+    let args = ["kubelet", "--kubeconfig", &join, "--node-name", "second", "--runtime", "simulated", "--data-dir", "second"];
+    let _second = Process::skiff(up.dir(), &args);
+    up.until(&["get", "node", "second"], "the node", |out| out.contains(" Ready "));
+    up.shows(&["get", "csr"], &["system:bootstrap:abcdef", "Approved,Issued"]);
+    up.ok(&["run", "there", "--image=x", "--overrides", r#"{"spec":{"nodeName":"second"}}"#]);
+    up.ok(&["wait", "--for=condition=Ready", "pod/there", "--timeout=60s"]);
+    eventually("its log", || {
+        let output = up.run(&["logs", "there"]);
+        if output.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
+    });
+    // It may read what its own pods need, and no other's secrets.
+    let own = up.dir().join("second/pki/kubelet.kubeconfig");
+    let read = up.command(&["get", "secrets", "-A"]).env("KUBECONFIG", &own).output().expect("run kubectl");
+    assert!(String::from_utf8_lossy(&read.stderr).contains("User \"system:node:second\" cannot list resource \"secrets\""), "{read:?}");
 }
 
 /// Removes a cluster's containers when a test ends.

@@ -5,7 +5,8 @@ use std::net::{TcpStream, UdpSocket};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use skiff_e2e::up::{BUSYBOX, Up, eventually, free_port, needs_busybox};
+use skiff_e2e::skip;
+use skiff_e2e::up::{BUSYBOX, Up, eventually, free_port, has, needs_busybox};
 
 const PODS: &str = "
 apiVersion: v1
@@ -140,8 +141,8 @@ impl Neighbour {
     }
 
     fn get(&self, url: &str) -> Result<String, String> {
-        let args = ["netns", "exec", Self::NAME, "busybox", "wget", "-T", "3", "-qO-", url];
-        let output = Command::new("ip").args(args).output().expect("run wget");
+        let args = ["netns", "exec", Self::NAME, "curl", "-sS", "--max-time", "3", url];
+        let output = Command::new("ip").args(args).output().expect("run curl");
         if output.status.success() { Ok(String::from_utf8_lossy(&output.stdout).into_owned()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
     }
 }
@@ -154,6 +155,9 @@ impl Drop for Neighbour {
 
 /// A node port answers to other machines, although Docker drops what it didn't publish itself.
 fn from_another_machine(up: &Up) {
+    if !has("ip") || !has("curl") {
+        return skip("node ports from another machine", "there is no ip or no curl (packages iproute2, curl)");
+    }
     let port = up.ok(&["get", "svc", "web", "-o", "jsonpath={.spec.ports[0].nodePort}"]);
     let neighbour = Neighbour::new();
     let url = format!("http://10.201.77.1:{port}/");

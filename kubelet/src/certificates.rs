@@ -185,7 +185,7 @@ impl Facts {
         let names = certificate.subject_alternative_name().ok().flatten();
         let names = names.iter().flat_map(|extension| &extension.value.general_names).filter_map(|name| match name {
             GeneralName::DNSName(name) => Some((*name).to_owned()),
-            GeneralName::IPAddress(bytes) => <[u8; 4]>::try_from(*bytes).map(IpAddr::from).or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok().map(|ip| ip.to_string()),
+            GeneralName::IPAddress(bytes) => address(bytes).map(|ip| ip.to_string()),
             _ => None,
         });
         let validity = certificate.validity();
@@ -207,6 +207,14 @@ impl Facts {
     /// Whether it holds now.
     pub fn holds(&self) -> bool {
         (self.from..self.until).contains(&clock::now())
+    }
+}
+
+/// An address as certificates have it.
+fn address(bytes: &[u8]) -> Option<IpAddr> {
+    match bytes.len() {
+        4 => <[u8; 4]>::try_from(bytes).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from),
     }
 }
 

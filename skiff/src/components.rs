@@ -56,15 +56,6 @@ pub fn hostname() -> anyhow::Result<String> {
     name.into_string().ok().map(|n| n.to_lowercase()).context("this machine's name is no text: say --node-name")
 }
 
-/// This machine's IPv4 addresses, without those that lead nowhere else.
-fn own_addresses() -> Vec<IpAddr> {
-    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
-    let addresses = interfaces.filter_map(|i| i.address?.as_sockaddr_in().map(|a| a.ip()));
-    let mut own: Vec<IpAddr> = addresses.filter(|a| !a.is_loopback() && !a.is_link_local()).map(IpAddr::V4).collect();
-    own.dedup();
-    own
-}
-
 /// `skiff apiserver`
 pub async fn apiserver(args: ApiServer) -> anyhow::Result<()> {
     let stop = until_terminated();
@@ -72,7 +63,7 @@ pub async fn apiserver(args: ApiServer) -> anyhow::Result<()> {
     let (authority, signing_key) = dir.keys()?;
     let listener = up::bind(args.listen).await?;
     let opened = Opened::open(&args.store, &dir).await?;
-    let own = own_addresses();
+    let own = up::own_addresses();
     let everywhere = args.listen.ip().is_unspecified();
     let ip = if everywhere { own.first().copied().unwrap_or(Ipv4Addr::LOCALHOST.into()) } else { args.listen.ip() };
     let config = Config {

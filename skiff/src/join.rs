@@ -54,14 +54,12 @@ pub async fn identity(given: &Path, node: &str, dir: &Path) -> anyhow::Result<Id
     let authority = kubeconfig::pem(given, &cluster, "certificate-authority")?;
     let authority = authority.with_context(|| format!("the kubeconfig {} has no certificate-authority, which tells who signs this cluster's certificates", given.display()))?;
     let user = certificates::user(node);
-    if let Some(facts) = certificate(given, &config)? {
-        if !facts.holds() {
-            bail!("the certificate in {} held from {} to {}: print a new one by `skiff kubeconfig --user kubelet`", given.display(), facts.from, facts.until);
-        }
-        if facts.user == user {
+    let bearer = certificate(given, &config)?;
+    if let Some(facts) = &bearer {
+        if facts.user == user && facts.holds() {
             return Ok(Identity { client: reach(given).await?, authority, server, renew_in: None });
         }
-        if facts.user.starts_with("system:node:") {
+        if facts.user != user && facts.user.starts_with("system:node:") {
             bail!("the kubeconfig {} is that of {}, not of node {node:?}: say --node-name, or use another", given.display(), facts.user);
         }
     }
@@ -74,7 +72,11 @@ pub async fn identity(given: &Path, node: &str, dir: &Path) -> anyhow::Result<Id
             facts
         }
         old => {
-            let asker = if old.is_some() { &own } else { given };
+            // What a machine joined with may have run out since: it matters only to one that has nothing of its own.
+            if let (None, Some(facts)) = (&old, bearer.filter(|facts| !facts.holds())) {
+                bail!("the certificate in {} held from {} to {}: print a new one by `skiff kubeconfig --user kubelet`", given.display(), facts.from, facts.until);
+            }
+            let asker = if old.is_some() { own.as_path() } else { given };
             let client = reach(asker).await?;
             let waiting = |name: &str| println!("waiting for somebody to approve this node: kubectl certificate approve {name}");
             let pair = certificates::obtain(&client, node, &Purpose::Client, waiting).await.context("ask for the node's certificate")?;

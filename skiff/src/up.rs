@@ -73,6 +73,15 @@ impl Opened {
     }
 }
 
+/// This machine's IPv4 addresses, without those that lead nowhere else.
+pub fn own_addresses() -> Vec<IpAddr> {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten();
+    let addresses = interfaces.filter_map(|i| i.address?.as_sockaddr_in().map(|a| a.ip()));
+    let mut own: Vec<IpAddr> = addresses.filter(|a| !a.is_loopback() && !a.is_link_local()).map(IpAddr::V4).collect();
+    own.dedup();
+    own
+}
+
 /// Takes an address for the API server.
 pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(address).await;
@@ -170,7 +179,10 @@ async fn serve_cluster(
         keys: Some(keys),
         control: true,
     };
-    let addresses = options.network.certificate_addresses(args.listen.ip());
+    let mut addresses = options.network.certificate_addresses(args.listen.ip());
+    if args.listen.ip().is_unspecified() {
+        addresses.extend(own_addresses());
+    }
     let cluster = Cluster::with(options).await?;
     let tls = serve::tls(&server_certificate(&authority, &addresses)?, &authority.pair.certificate)?;
     for listener in std::iter::once(listener).chain(inner) {

@@ -1,5 +1,6 @@
 //! Who asks, and whether they may.
 
+mod bootstrap;
 pub mod node;
 pub mod pki;
 pub mod rbac;
@@ -65,6 +66,9 @@ pub(crate) async fn authenticate(server: &Server, peer: Option<&User>, headers: 
     let text = authorization.to_str().map_err(|_| Status::unauthorized())?;
     match text.split_once(' ') {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
+            if let Some((id, secret)) = bootstrap::parts(token.trim()) {
+                return bootstrap::authenticate(server, id, secret).ok_or_else(Status::unauthorized);
+            }
             server.tokens.authenticate(server, token.trim(), &[]).await.map(|a| a.user).ok_or_else(Status::unauthorized)
         }
         _ => Ok(User::anonymous()),

@@ -30,8 +30,9 @@ pub(super) fn plan(known: &Value, wanted: &Value) -> Plan {
     }
     let mut repaired = known.clone();
     for part in ["labels", "annotations"] {
-        let lacking: Map<String, Value> =
-            at(wanted, &["metadata", part]).as_object().into_iter().flatten().filter(|(key, _)| known["metadata"][part].get(*key).is_none()).map(|(k, v)| (k.clone(), v.clone())).collect();
+        let all = at(wanted, &["metadata", part]).as_object().into_iter().flatten();
+        let lacking = all.filter(|(key, _)| known["metadata"][part].get(*key).is_none());
+        let lacking: Map<String, Value> = lacking.map(|(key, text)| (key.clone(), text.clone())).collect();
         if !lacking.is_empty() {
             let mut all = at(known, &["metadata", part]).as_object().cloned().unwrap_or_default();
             all.extend(lacking);

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use skiff_api::{Status, value};
 
@@ -126,6 +128,13 @@ fn template_generation(set: &mut Value, old: Option<&Value>) {
     value::object_mut(set, &["metadata", "annotations"]).insert(ANNOTATION.into(), generation.to_string().into());
 }
 
+/// What a secret says in plain text is data like the rest, and is kept as such.
+fn string_data(secret: &mut Value, _: Option<&Value>) {
+    let Some(Value::Object(texts)) = value::remove(secret, &["stringData"]) else { return };
+    let encoded = texts.into_iter().filter_map(|(key, text)| Some((key, STANDARD.encode(text.as_str()?).into())));
+    value::object_mut(secret, &["data"]).extend(encoded);
+}
+
 /// The kinds that differ from a plain one in facts alone.
 const FACTS: &[(&str, &str, Facts)] = &[
     ("", "Endpoints", UPSERT),
@@ -135,6 +144,7 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("", "PersistentVolumeClaim", Facts { status: Some(|| json!({"phase": "Pending"})), ..PLAIN }),
     ("", "PodTemplate", COUNTED),
     ("", "ReplicationController", Facts { status: Some(no_replicas), orphaning: Orphaning::Orphan, ..COUNTED }),
+    ("", "Secret", Facts { prepare: string_data, ..PLAIN }),
     ("", "ResourceQuota", Facts { status: Some(empty), at_once: true, ..PLAIN }),
     ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", STRICT),
     ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", STRICT),
@@ -454,5 +464,20 @@ impl Strategy for SigningRequests {
 
     fn prepare_update(&self, _call: &Call, new: &mut Value, old: &Value) {
         new["spec"] = old["spec"].clone();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_text_becomes_data() {
+        let mut secret = json!({"data": {"a": "AAAA", "b": "AAAA"}, "stringData": {"b": "text"}});
+        string_data(&mut secret, None);
+        assert_eq!(secret, json!({"data": {"a": "AAAA", "b": "dGV4dA=="}}));
+        let mut bare = json!({"stringData": {"b": "text"}});
+        string_data(&mut bare, None);
+        assert_eq!(bare, json!({"data": {"b": "dGV4dA=="}}));
     }
 }
