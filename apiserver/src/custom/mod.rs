@@ -5,6 +5,7 @@
 //! a definition is answered when it is served ([`settle`]), so that its objects may follow at once.
 
 mod cleanup;
+mod convert;
 mod plan;
 
 use std::collections::{BTreeMap, HashSet};
@@ -20,6 +21,7 @@ use crate::bootstrap;
 use crate::cache::{FRESH_TIMEOUT, Filter, Form, ResourceCache, Tidy};
 use crate::server::Server;
 use crate::verbs::now_text;
+pub(crate) use convert::by_webhook;
 pub(crate) use plan::{FINALIZER, set_condition};
 
 const GROUP: &str = "apiextensions.k8s.io";

@@ -128,7 +128,7 @@ impl<'a> Write<'a> {
                 None => Ok(Shown::Value(object)),
             };
         }
-        let bytes: Bytes = encode(&convert::to_stored(resource, object)).into();
+        let bytes: Bytes = encode(&convert::stored(&self.call.server, resource, object).await?).into();
         match self.call.server.store.commit(&key, Guard::Absent, Some(bytes.clone())).await {
             Ok(revision) => self.stored(&key, revision, bytes).await,
             Err(Error::Conflict(_)) => Err(Status::already_exists(resource.group_resource(), &name)),
@@ -139,7 +139,7 @@ impl<'a> Write<'a> {
     async fn stored(&self, key: &str, revision: u64, bytes: Bytes) -> Result<Shown, Status> {
         self.call.settle(revision).await;
         let object = self.call.cache()?.read(key.into(), revision, bytes).map_err(Status::internal)?;
-        Ok(Shown::Stored(Arc::new(object)))
+        self.call.ready(Shown::Stored(Arc::new(object))).await
     }
 
     /// The object that the request names, to be changed and handed to [`Self::commit`]; see [`transact`].
@@ -149,7 +149,7 @@ impl<'a> Write<'a> {
             return Err(Status::stale(self.call.resource.group_resource(), &self.call.info.name));
         }
         let entry = self.call.server.store.get(&self.call.key()).await?.ok_or_else(|| self.call.not_found())?;
-        Ok((self.current(&entry)?, entry))
+        Ok((self.current(&entry).await?, entry))
     }
 
     /// Keeps what became of the object that was loaded as `entry`; `None` when somebody else was quicker. Nothing is
@@ -165,7 +165,7 @@ impl<'a> Write<'a> {
             return Ok(Some(Shown::Value(object)));
         }
         let (server, keep) = (&self.call.server, claims.is_some());
-        let bytes: Bytes = encode(&convert::to_stored(&self.call.resource, object)).into();
+        let bytes: Bytes = encode(&convert::stored(server, &self.call.resource, object).await?).into();
         let result = if keep && bytes == entry.value {
             Ok(entry.modified)
         } else {
@@ -187,10 +187,10 @@ impl<'a> Write<'a> {
     }
 
     /// The stored object in the resource's version, with its resource version.
-    pub fn current(&self, entry: &Entry) -> Result<Value, Status> {
+    pub async fn current(&self, entry: &Entry) -> Result<Value, Status> {
         let object = self.call.cache()?.read(Arc::clone(&entry.key), entry.modified, entry.value.clone()).map_err(Status::internal)?;
         let value = object.value().map_err(Status::internal)?;
-        Ok(convert::to_version(&self.call.resource, value))
+        convert::current(&self.call.server, &self.call.resource, value).await
     }
 
     /// The answer, with the warnings.
