@@ -334,6 +334,49 @@ async fn controllers_know_custom_objects() {
     assert_eq!(list.items.len(), 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_unknown_or_repeated_is_told() {
+    let (_cluster, client) = cluster().await;
+    let free = json!({"schema": {"openAPIV3Schema": {"properties": {"spec": {"x-kubernetes-preserve-unknown-fields": true}}}}});
+    let inner = json!({"template": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}}});
+    define(&client, &definition("foos", "Foo", vec![version("v1", true, inner, json!({}))])).await;
+    define(&client, &definition("bars", "Bar", vec![version("v1", true, json!({}), free)])).await;
+    let send = async |method: &str, path: &str, content_type: &str, body: &str| {
+        let uri = format!("/apis/x.io/v1/namespaces/default/{path}");
+        let request = Request::builder().method(method).uri(uri).header("content-type", content_type).body(body.as_bytes().to_vec().into());
+        let response = client.send(request.expect("a request")).await.expect("an answer");
+        let code = response.status().as_u16();
+        use http_body_util::BodyExt;
+        let answer: Value = serde_json::from_slice(&response.into_body().collect().await.expect("a body").to_bytes()).unwrap_or_default();
+        (code, answer["message"].as_str().unwrap_or("").to_owned())
+    };
+    let template = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "inner": 1}, "spec": {}});
+    let odd = json!({"apiVersion": "x.io/v1", "kind": "Foo", "metadata": {"name": "a", "outer": 1}, "spec": {"template": template}});
+    let (code, message) = send("POST", "foos?fieldValidation=Strict", "application/json", &odd.to_string()).await;
+    let words = "strict decoding error: unknown field \"metadata.outer\", unknown field \"spec.template.metadata.inner\"";
+    assert!(code == 400 && message.ends_with(words), "{code} {message}");
+    let apply = "application/apply-patch+yaml";
+    let twice = "apiVersion: x.io/v1\nkind: Bar\nmetadata: {name: a}\nspec:\n  unknown: 1\n  foo: a\n  foo: b\n";
+    let (code, message) = send("PATCH", "bars/a?fieldManager=m&fieldValidation=Strict", apply, twice).await;
+    assert_eq!((code, message.as_str()), (400, "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 7: key \"foo\" already set in map"));
+    let (code, message) = send("PATCH", "bars/a?fieldManager=m&fieldValidation=Ignore", apply, twice).await;
+    assert_eq!(code, 201, "{message}");
+    let unknown = "{apiVersion: x.io/v1, kind: Foo, metadata: {name: a}, spec: {bogus: 1}}";
+    let (code, message) = send("PATCH", "foos/a?fieldManager=m", apply, unknown).await;
+    assert_eq!((code, message.as_str()), (500, "failed to create typed patch object (default/a; x.io/v1, Kind=Foo): .spec.bogus: field not declared in schema"));
+    let yaml = "apiVersion: x.io/v1\nkind: Bar\nmetadata: {name: b}\nspec:\n  foo: a\n  foo: b\n";
+    let (code, message) = send("POST", "bars?fieldValidation=Strict", "application/yaml", yaml).await;
+    assert!(code == 400 && message.ends_with("strict decoding error: yaml: unmarshal errors:\n  line 6: key \"foo\" already set in map"), "{message}");
+    // A definition's own faults and warnings.
+    let mut odd = definition("bazs", "Baz", vec![version("v1", true, json!({"x": {"type": "string", "format": "odd"}}), json!({}))]);
+    let body = serde_json::to_value(&odd).expect("JSON");
+    let (code, _, warnings) = raw(&client, "POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions?dryRun=All", "application/json", body).await;
+    assert_eq!((code.as_u16(), warnings.as_slice()), (201, &["299 - \"unrecognized format \\\"odd\\\"\"".to_owned()][..]));
+    odd.data["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["x"]["type"] = Value::Null;
+    let (code, message) = refusal(definitions(&client).create(&PostParams::default(), &odd).await);
+    assert!(code == 422 && message.contains("properties[x].type: Required value: must not be empty for specified object fields"), "{message}");
+}
+
 /// A webhook that knows two ways to write an address: `hostPort` in `v1beta1`, `host` and `port` in `v1`. Gives its port
 /// and its certificate.
 async fn converter() -> (u16, String) {

@@ -16,6 +16,7 @@ use crate::cache::encode;
 use crate::convert;
 use crate::http::body::Reply;
 use crate::http::encode::Shown;
+use crate::http::yaml;
 use crate::strategy::Claims;
 
 /// How often a write is tried again when somebody else was quicker, before the server gives up.
@@ -227,9 +228,15 @@ pub(crate) fn parse_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Stat
 
 /// Reads YAML as the JSON that it stands for.
 pub(crate) fn parse_yaml(body: &[u8]) -> Result<json::Parsed, Status> {
+    let yaml::Read { value, repeated } = read_yaml(body)?;
+    let duplicates = if repeated.is_empty() { Vec::new() } else { vec![format!("yaml: unmarshal errors:\n  {}", repeated.join("\n  "))] };
+    Ok(json::Parsed { value, duplicates })
+}
+
+/// The same, with each repeated key by itself.
+pub(super) fn read_yaml(body: &[u8]) -> Result<yaml::Read, Status> {
     let text = std::str::from_utf8(body).map_err(|e| Status::bad_request(format!("error parsing YAML: {e}")))?;
-    let value: Value = serde_saphyr::from_str(text).map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))?;
-    Ok(json::Parsed { value, duplicates: Vec::new() })
+    yaml::parse(text).map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))
 }
 
 /// Reads protobuf as the JSON that it stands for.
