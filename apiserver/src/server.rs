@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Hooks, Ledger};
+use crate::admission::{Hooks, Ledger, Policies};
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
@@ -88,6 +88,7 @@ pub struct Server {
     pub(crate) dialer: Arc<dyn Dialer>,
     pub(crate) webhooks: Webhooks,
     pub(crate) hooks: Hooks,
+    pub(crate) policies: Policies,
     pub(crate) build: String,
     pub(crate) metrics: Metrics,
     /// What else of the control plane runs in this process.
@@ -107,6 +108,7 @@ impl Server {
         let server = Arc::new(Self {
             store: config.store,
             hooks: Hooks::default(),
+            policies: Policies::default(),
             webhooks: Webhooks::new(Arc::clone(&cache)),
             cache,
             registry,

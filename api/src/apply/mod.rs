@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 pub use set::FieldSet;
-pub use walk::{Comparison, compare, fields_of};
+pub use walk::{Comparison, atomics, compare, fields_of, merge};
 
 use crate::schema::Schema;
 use crate::value::{at, remove as take, text};

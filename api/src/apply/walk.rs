@@ -247,6 +247,30 @@ pub fn merge(schema: &Schema, live: Option<&Value>, config: Option<&Value>) -> V
 
 /// Merges two lists: the configuration's order holds, items that only the live list has keep their place beside the
 /// ones they followed.
+/// The paths in `config` of lists, maps and objects that are replaced as a whole.
+pub fn atomics(schema: &Schema, config: &Value, path: &str, found: &mut Vec<String>) {
+    let whole = match &schema.kind {
+        Kind::List(list) => config.is_array() && list.list_type == ListType::Atomic,
+        _ => schema.atomic && config.is_object(),
+    };
+    if whole {
+        found.push(path.to_owned());
+    }
+    match (&schema.kind, config) {
+        (Kind::List(list), Value::Array(items)) => {
+            items.iter().enumerate().for_each(|(i, item)| atomics(&list.items, item, &format!("{path}[{i}]"), found));
+        }
+        (_, Value::Object(map)) => {
+            for (key, value) in map {
+                if let Some(child) = schema.member(key) {
+                    atomics(child, value, &format!("{path}.{key}"), found);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
 fn merge_items(list: &List, old: &[Value], new: &[Value]) -> Value {
     let edges = |items: &[Value]| items.iter().map(|item| item_edge(list, item).unwrap_or_default()).collect::<Vec<_>>();
     let (left, right) = (edges(old), edges(new));

@@ -4,8 +4,10 @@ use serde_json::Value;
 
 use super::check::{At, Errors};
 use super::meta;
+use crate::cel::admission::{Conditions, Policy};
 use crate::field::Error;
 use crate::names;
+use crate::value::items;
 
 pub(super) fn validating(e: &mut Errors, object: &At) {
     configuration(e, object, false);
@@ -54,6 +56,8 @@ fn webhook(e: &mut Errors, hook: &At) {
         meta::label_selector(e, &hook.at(field));
     }
     client(e, &hook.at("clientConfig"));
+    let conditions = hook.at("matchConditions");
+    e.0.extend(Conditions::compile(items(conditions.value, &[]), &conditions.path).1);
     let versions = hook.at("admissionReviewVersions");
     if versions.is_empty() {
         e.required(&versions, "must specify one of v1, v1beta1");
@@ -131,6 +135,7 @@ pub(super) fn policy(e: &mut Errors, object: &At) {
             e.required(list, "validations or auditAnnotations must contain at least one item");
         }
     }
+    e.0.extend(Policy::compile(spec.value).1);
     let constraints = spec.at("matchConstraints");
     if !constraints.is_set() {
         return e.required(&constraints, "");

@@ -2,14 +2,16 @@
 
 mod certificates;
 mod defaults;
-mod escalation;
+pub(crate) mod escalation;
+mod expressions;
 mod limits;
+mod matching;
 mod namespace;
 mod nodes;
+mod policies;
 mod priority;
 mod quota;
 mod service_account;
-mod matching;
 mod webhooks;
 
 use std::sync::{Mutex, PoisonError};
@@ -19,6 +21,7 @@ use serde_json::{Value, json};
 use skiff_api::Status;
 
 use crate::verbs::{Call, DeleteOptions, Write};
+pub(crate) use policies::Policies;
 pub(crate) use quota::{Claim, Ledger};
 pub(crate) use webhooks::Hooks;
 
@@ -160,6 +163,8 @@ const PLUGINS: &[&dyn Plugin] = &[
     &certificates::Certificates,
     &defaults::DefaultIngressClass,
     &escalation::Escalation,
+    &policies::MutatingPolicies,
+    &policies::ValidatingPolicies,
     &webhooks::Webhooks,
     &quota::ResourceQuota,
 ];
@@ -222,6 +227,10 @@ pub(crate) async fn validate_other(call: &Call, operation: Operation, object: &m
 
 /// Asks webhooks and policies alone.
 async fn judge(request: &Request<'_>, mut object: Option<&mut Value>) -> Result<(), Status> {
+    if let Some(object) = object.as_deref_mut() {
+        policies::mutate(request, object)?;
+    }
     webhooks::mutate(request, object.as_deref_mut()).await?;
+    policies::validate(request, object.as_deref())?;
     webhooks::validate(request, object.as_deref()).await
 }

@@ -4,11 +4,13 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use serde_json::Value;
+use skiff_api::cel::admission::Conditions;
 use skiff_api::resource::Resource;
 use skiff_api::{Status, value};
 use skiff_store::Revision;
 
 use super::super::Request;
+use super::super::expressions::Seen;
 use super::super::matching::Constraints;
 use crate::cache::{Cache, Filter};
 use crate::webhook::ClientConfig;
@@ -25,6 +27,7 @@ pub(super) struct Hook {
     pub configuration: String,
     pub client: Result<ClientConfig, String>,
     constraints: Result<Constraints, String>,
+    conditions: Conditions,
     /// Whether its failure is the request's.
     pub fails: bool,
     pub timeout: Duration,
@@ -51,6 +54,7 @@ impl Hook {
             configuration: configuration.to_owned(),
             client: ClientConfig::read(&hook["clientConfig"]).map_err(|e| e.to_string()),
             constraints: Constraints::read(hook),
+            conditions: Conditions::compile(value::items(hook, &["matchConditions"]), "").0,
             fails: value::text(hook, &["failurePolicy"]) != "Ignore",
             timeout: Duration::from_secs(hook["timeoutSeconds"].as_u64().unwrap_or(DEFAULT_TIMEOUT)),
             dry_run_safe: matches!(value::text(hook, &["sideEffects"]), "None" | "NoneOnDryRun"),
@@ -61,7 +65,16 @@ impl Hook {
 
     /// Whether the webhook is to be asked: the version of the resource in which it wants to see the object.
     pub fn wants(&self, request: &Request<'_>, object: Option<&Value>) -> Result<Option<Arc<Resource>>, Status> {
-        self.constraints.as_ref().map_err(Status::internal)?.matched(request, object, false)
+        let matched = self.constraints.as_ref().map_err(Status::internal)?.matched(request, object, false)?;
+        let Some(matched) = matched else { return Ok(None) };
+        if self.conditions.is_empty() {
+            return Ok(Some(matched));
+        }
+        match self.conditions.hold(&Seen::new(request, &matched, object)?.input(&Value::Null)) {
+            Ok(hold) => Ok(hold.then_some(matched)),
+            Err(why) if self.fails => Err(Status::forbidden(request.call.resource.group_resource(), &request.name(object), why)),
+            Err(_) => Ok(None),
+        }
     }
 }
 

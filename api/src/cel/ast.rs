@@ -1,0 +1,97 @@
+//! Expressions as trees.
+
+use super::value::Val;
+
+/// A node, and where in the source it stands (in characters): for calls the operator or parenthesis, as cel-go has it.
+#[derive(Clone, Debug)]
+pub(super) struct Expr {
+    pub at: usize,
+    pub node: Node,
+    /// How deep the tree below is.
+    pub depth: usize,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Node {
+    Literal(Val<'static>),
+    Ident(String),
+    /// `a.b`, `a.?b`
+    Select { of: Box<Expr>, field: String, optional: bool },
+    /// `has(a.b)`
+    Has { of: Box<Expr>, field: String },
+    /// `f(a)`, `a.f(b)` (the receiver is the first argument), and operators by cel-go's names: `_+_`.
+    Call { name: String, member: bool, args: Vec<Expr> },
+    And(Vec<Expr>),
+    Or(Vec<Expr>),
+    Ternary(Box<[Expr; 3]>),
+    /// The flag is whether an absent optional is left out: `[?a]`.
+    List(Vec<(Expr, bool)>),
+    Map(Vec<(Expr, Expr, bool)>),
+    Struct { name: String, fields: Vec<(String, Expr, bool)> },
+    Macro(Box<Macro>),
+}
+
+/// A comprehension.
+#[derive(Clone, Debug)]
+pub(super) struct Macro {
+    pub kind: MacroKind,
+    pub range: Expr,
+    /// The loop's variable; with two, index or key and value.
+    pub vars: Vec<String>,
+    /// Which items are taken, where the macro has such a thing.
+    pub filter: Option<Expr>,
+    /// What is judged or made of each.
+    pub body: Expr,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MacroKind {
+    All,
+    Exists,
+    ExistsOne,
+    Map,
+    Filter,
+    TransformMap,
+    TransformMapEntry,
+    OptMap,
+    OptFlatMap,
+    SortBy,
+}
+
+impl Expr {
+    pub fn new(at: usize, node: Node) -> Self {
+        let mut depth = 0;
+        each_child(&node, &mut |child| depth = depth.max(child.depth));
+        Self { at, node, depth: depth + 1 }
+    }
+
+    /// Whether the name occurs as an identifier anywhere below.
+    pub fn mentions(&self, name: &str) -> bool {
+        if matches!(&self.node, Node::Ident(ident) if ident == name) {
+            return true;
+        }
+        let mut found = false;
+        each_child(&self.node, &mut |child| found = found || child.mentions(name));
+        found
+    }
+}
+
+fn each_child(node: &Node, f: &mut dyn FnMut(&Expr)) {
+    match node {
+        Node::Literal(_) | Node::Ident(_) => {}
+        Node::Select { of, .. } | Node::Has { of, .. } => f(of),
+        Node::Call { args, .. } | Node::And(args) | Node::Or(args) => args.iter().for_each(f),
+        Node::Ternary(parts) => parts.iter().for_each(f),
+        Node::List(items) => items.iter().for_each(|(item, _)| f(item)),
+        Node::Map(entries) => entries.iter().for_each(|(key, value, _)| {
+            f(key);
+            f(value);
+        }),
+        Node::Struct { fields, .. } => fields.iter().for_each(|(_, value, _)| f(value)),
+        Node::Macro(m) => {
+            f(&m.range);
+            m.filter.iter().for_each(&mut *f);
+            f(&m.body);
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! Types: of expressions, and of JSON as a schema describes it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::names::escape;
+
+/// A type.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Type {
+    /// Not known before the value is: anything goes.
+    Dyn,
+    /// `null`
+    Null,
+    /// `bool`
+    Bool,
+    /// A whole number of 64 bits.
+    Int,
+    /// A whole number of 64 bits without sign.
+    Uint,
+    /// A number.
+    Double,
+    /// Text.
+    String,
+    /// Bytes.
+    Bytes,
+    /// A span of time.
+    Duration,
+    /// A moment.
+    Timestamp,
+    /// A list; how two of them are equal and are added is the second part.
+    List(Arc<Type>, Arc<ListKind>),
+    /// A map.
+    Map(Arc<Type>, Arc<Type>),
+    /// A value or none.
+    Optional(Arc<Type>),
+    /// A type as a value.
+    Type,
+    /// An object with known fields.
+    Object(Arc<ObjectType>),
+    /// One of Kubernetes' own: `kubernetes.Quantity`, `net.IP`.
+    Opaque(&'static str),
+    /// A parameter of a function's signature.
+    Param(u8),
+}
+
+/// How a list is compared and added to.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum ListKind {
+    /// Item by item.
+    #[default]
+    Atomic,
+    /// Whatever the order.
+    Set,
+    /// By these keys of its items.
+    Map(Vec<String>),
+}
+
+/// An object with known fields.
+#[derive(Debug, Default, PartialEq)]
+pub struct ObjectType {
+    /// Its name, as errors show it.
+    pub name: String,
+    /// Its fields by the names that expressions use, each with its name in JSON and its type.
+    pub fields: BTreeMap<String, (String, Type)>,
+    /// Whether a literal of it may name other fields.
+    pub open: bool,
+}
+
+impl Type {
+    /// A list of items of this type, compared item by item.
+    pub fn list(item: Self) -> Self {
+        Self::List(Arc::new(item), Arc::default())
+    }
+
+    /// A map.
+    pub fn map(key: Self, value: Self) -> Self {
+        Self::Map(Arc::new(key), Arc::new(value))
+    }
+
+    /// An object with these fields.
+    pub fn object<'a>(name: &str, fields: impl IntoIterator<Item = (&'a str, Self)>) -> Self {
+        let fields = fields.into_iter().map(|(name, type_)| (name.to_owned(), (name.to_owned(), type_))).collect();
+        Self::Object(Arc::new(ObjectType { name: name.to_owned(), fields, open: false }))
+    }
+
+    /// The type of what an `openAPIV3Schema` node describes; `None` for what expressions can't see. `root` is whether it
+    /// is a whole Kubernetes object.
+    pub fn of_schema(schema: &Value, root: bool) -> Option<Self> {
+        Self::read(schema, root, "object", 0)
+    }
+
+    fn read(schema: &Value, root: bool, name: &str, depth: usize) -> Option<Self> {
+        if depth > 100 {
+            return None;
+        }
+        if schema["x-kubernetes-int-or-string"] == true {
+            return Some(Self::Dyn);
+        }
+        Some(match schema["type"].as_str().unwrap_or("") {
+            "array" => {
+                let items = Self::read(&schema["items"], embedded(&schema["items"]), name, depth + 1)?;
+                let keys = schema["x-kubernetes-list-map-keys"].as_array();
+                let kind = match schema["x-kubernetes-list-type"].as_str() {
+                    Some("set") => ListKind::Set,
+                    Some("map") => ListKind::Map(keys.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()),
+                    _ => ListKind::Atomic,
+                };
+                Self::List(Arc::new(items), Arc::new(kind))
+            }
+            "object" => {
+                if schema["additionalProperties"].is_object() {
+                    let values = &schema["additionalProperties"];
+                    return Some(Self::map(Self::String, Self::read(values, embedded(values), name, depth + 1)?));
+                }
+                let mut fields = BTreeMap::new();
+                for (property, child) in schema["properties"].as_object().into_iter().flatten() {
+                    if let (Some(type_), Some(escaped)) = (Self::read(child, embedded(child), &format!("{name}.{property}"), depth + 1), escape(property)) {
+                        fields.insert(escaped, (property.clone(), type_));
+                    }
+                }
+                if root {
+                    for name in ["apiVersion", "kind"] {
+                        fields.insert(name.into(), (name.into(), Self::String));
+                    }
+                    let metadata = Self::object("metadata", [("name", Self::String), ("generateName", Self::String)]);
+                    fields.insert("metadata".into(), ("metadata".into(), metadata));
+                }
+                Self::Object(Arc::new(ObjectType { name: name.to_owned(), fields, open: false }))
+            }
+            "string" => match schema["format"].as_str().unwrap_or("") {
+                "byte" => Self::Bytes,
+                "duration" => Self::Duration,
+                "date" | "date-time" => Self::Timestamp,
+                _ => Self::String,
+            },
+            "boolean" => Self::Bool,
+            "number" => Self::Double,
+            "integer" => Self::Int,
+            _ => return None,
+        })
+    }
+
+    /// Whether a value of type `from` can stand where this one is wanted; `bound` holds what the parameters have come to be.
+    pub(super) fn takes(&self, from: &Self, bound: &mut Vec<Option<Self>>) -> bool {
+        match (self, from) {
+            (Self::Param(i), _) => {
+                let i = usize::from(*i);
+                if bound.len() <= i {
+                    bound.resize(i + 1, None);
+                }
+                match bound[i].clone() {
+                    None => bound[i] = Some(from.clone()),
+                    Some(Self::Dyn) => {}
+                    Some(known) => {
+                        if !known.takes(from, &mut Vec::new()) {
+                            // A wider type may still hold for both: null and optional literals, dyn items.
+                            if !from.takes(&known, &mut Vec::new()) {
+                                return false;
+                            }
+                            bound[i] = Some(from.clone());
+                        }
+                    }
+                }
+                true
+            }
+            (Self::Dyn, _) | (_, Self::Dyn) => true,
+            (Self::List(a, _), Self::List(b, _)) | (Self::Optional(a), Self::Optional(b)) => a.takes(b, bound),
+            (Self::Map(ak, av), Self::Map(bk, bv)) => ak.takes(bk, bound) && av.takes(bv, bound),
+            (Self::Object(_) | Self::Opaque(_) | Self::Duration | Self::Timestamp, Self::Null) => true,
+            (Self::Null, Self::Object(_) | Self::Opaque(_) | Self::Duration | Self::Timestamp) => true,
+            (Self::Object(a), Self::Object(b)) => Arc::ptr_eq(a, b) || a == b,
+            (a, b) => a == b,
+        }
+    }
+
+    /// The type with the parameters put in.
+    pub(super) fn with(&self, bound: &[Option<Self>]) -> Self {
+        match self {
+            Self::Param(i) => bound.get(usize::from(*i)).cloned().flatten().unwrap_or(Self::Dyn),
+            Self::List(item, kind) => Self::List(Arc::new(item.with(bound)), Arc::clone(kind)),
+            Self::Map(key, value) => Self::map(key.with(bound), value.with(bound)),
+            Self::Optional(inner) => Self::Optional(Arc::new(inner.with(bound))),
+            other => other.clone(),
+        }
+    }
+}
+
+fn embedded(schema: &Value) -> bool {
+    schema["x-kubernetes-embedded-resource"] == true
+}
+
+impl fmt::Display for Type {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Dyn => "dyn",
+            Self::Null => "null",
+            Self::Bool => "bool",
+            Self::Int => "int",
+            Self::Uint => "uint",
+            Self::Double => "double",
+            Self::String => "string",
+            Self::Bytes => "bytes",
+            Self::Duration => "duration",
+            Self::Timestamp => "timestamp",
+            Self::List(item, _) => return write!(f, "list({item})"),
+            Self::Map(key, value) => return write!(f, "map({key}, {value})"),
+            Self::Optional(inner) => return write!(f, "optional_type({inner})"),
+            Self::Type => "type",
+            Self::Object(object) => &object.name,
+            Self::Opaque(name) => name,
+            Self::Param(i) => return write!(f, "{}", char::from(b'A' + i)),
+        })
+    }
+}
