@@ -377,6 +377,21 @@ async fn what_is_unknown_or_repeated_is_told() {
     assert!(code == 422 && message.contains("properties[x].type: Required value: must not be empty for specified object fields"), "{message}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_there_before_is_served_from_the_start() {
+    let store = std::sync::Arc::new(skiff_store::Memory::new());
+    let options = || Options { nodes: 0, control: false, store: store.clone(), ..Options::default() };
+    let first = Cluster::with(options()).await.expect("a server");
+    define(&first.admin(), &definition("foos", "Foo", vec![version("v1", true, json!({"a": {"type": "string"}}), json!({}))])).await;
+    foos(&first.admin()).create(&PostParams::default(), &foo("x", json!({"a": "1"}))).await.expect("made");
+    drop(first);
+    let second = Cluster::with(options()).await.expect("a server");
+    assert_eq!(foos(&second.admin()).get("x").await.expect("x").data["spec"], json!({"a": "1"}));
+    let groups = get(&second.admin(), "/apis").await;
+    let last = groups["groups"].as_array().and_then(|g| g.last()).map(|g| g["name"].clone());
+    assert_eq!(last, Some("x.io".into()));
+}
+
 /// A webhook that knows two ways to write an address: `hostPort` in `v1beta1`, `host` and `port` in `v1`. Gives its port
 /// and its certificate.
 async fn converter() -> (u16, String) {
