@@ -74,7 +74,7 @@ impl Controller {
     }
 
     /// Looks at what changed, decides every status, and serves what is to be served.
-    fn look(&mut self) {
+    pub fn look(&mut self) {
         let seen = self.server.cache.applied();
         let listed = self.definitions.list(&Filter::default(), 0).objects;
         let mut changed = Vec::new();
