@@ -1,17 +1,52 @@
 //! Kinds that are served in several versions: from the stored version to the one asked for, and back.
 
 use serde_json::Value;
-use skiff_api::convert;
+use skiff_api::custom::Custom;
 use skiff_api::resource::Resource;
+use skiff_api::{Status, convert};
 
-/// The object in the resource's version. What is in that version already stays as it is.
-pub fn to_version(resource: &Resource, object: Value) -> Value {
-    to(resource, object, &resource.api_version())
+use crate::custom;
+use crate::http::encode::Shown;
+use crate::server::Server;
+
+/// The object in the resource's version, by its webhook where the definition names one.
+pub async fn current(server: &Server, resource: &Resource, object: Value) -> Result<Value, Status> {
+    one(server, resource, object, &resource.api_version()).await
 }
 
-/// The object in the version that the resource is stored as.
-pub fn to_stored(resource: &Resource, object: Value) -> Value {
-    if resource.stored_as.is_empty() { object } else { to(resource, object, &resource.stored_as) }
+/// The object in the version that the resource is stored as, likewise.
+pub async fn stored(server: &Server, resource: &Resource, object: Value) -> Result<Value, Status> {
+    if resource.stored_as.is_empty() { Ok(object) } else { one(server, resource, object, &resource.stored_as).await }
+}
+
+async fn one(server: &Server, resource: &Resource, object: Value, version: &str) -> Result<Value, Status> {
+    let Some((custom, hook)) = hook(resource) else { return Ok(to(resource, object, version)) };
+    let converted = custom::by_webhook(server, custom, hook, vec![object], version).await?;
+    converted.into_iter().next().ok_or_else(|| Status::internal("a conversion gave nothing"))
+}
+
+fn hook(resource: &Resource) -> Option<(&Custom, &Value)> {
+    let custom = resource.custom()?;
+    Some((custom, custom.webhook.as_deref()?))
+}
+
+/// Makes objects ready to be shown in the resource's version: what only a webhook can convert is converted, all in one
+/// call. The rest is the encoder's business.
+pub async fn shown(server: &Server, resource: &Resource, objects: Vec<Shown>) -> Result<Vec<Shown>, Status> {
+    let version = resource.api_version();
+    let ready = |shown: &Shown| match shown {
+        Shown::Stored(object) => object.is_in_version(&version),
+        Shown::Value(value) => value["apiVersion"] == *version,
+    };
+    let Some((custom, hook)) = hook(resource).filter(|_| !objects.iter().all(ready)) else { return Ok(objects) };
+    let values = objects.iter().filter(|o| !ready(o)).map(Shown::value).collect::<Result<_, _>>()?;
+    let mut converted = custom::by_webhook(server, custom, hook, values, &version).await?.into_iter();
+    Ok(objects.into_iter().map(|shown| if ready(&shown) { shown } else { converted.next().map_or(shown, Shown::Value) }).collect())
+}
+
+/// The object in the resource's version. What is in that version already stays as it is. No webhook is asked.
+pub fn to_version(resource: &Resource, object: Value) -> Value {
+    to(resource, object, &resource.api_version())
 }
 
 fn to(resource: &Resource, mut object: Value, version: &str) -> Value {

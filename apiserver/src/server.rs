@@ -143,7 +143,9 @@ impl Server {
             let server = Arc::clone(&server);
             async move { server.stop.run_until_cancelled(server.compact()).await }
         });
-        if let Some(definitions) = definitions {
+        if let Some(mut definitions) = definitions {
+            // What came since is served from the start too.
+            definitions.look();
             let server = Arc::clone(&server);
             tokio::spawn(async move { server.stop.run_until_cancelled(definitions.run()).await });
         }

@@ -333,3 +333,154 @@ async fn controllers_know_custom_objects() {
     let list = foos.list(&ListParams::default()).await.expect("a list");
     assert_eq!(list.items.len(), 0);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_unknown_or_repeated_is_told() {
+    let (_cluster, client) = cluster().await;
+    let free = json!({"schema": {"openAPIV3Schema": {"properties": {"spec": {"x-kubernetes-preserve-unknown-fields": true}}}}});
+    let inner = json!({"template": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}}});
+    define(&client, &definition("foos", "Foo", vec![version("v1", true, inner, json!({}))])).await;
+    define(&client, &definition("bars", "Bar", vec![version("v1", true, json!({}), free)])).await;
+    let send = async |method: &str, path: &str, content_type: &str, body: &str| {
+        let uri = format!("/apis/x.io/v1/namespaces/default/{path}");
+        let request = Request::builder().method(method).uri(uri).header("content-type", content_type).body(body.as_bytes().to_vec().into());
+        let response = client.send(request.expect("a request")).await.expect("an answer");
+        let code = response.status().as_u16();
+        use http_body_util::BodyExt;
+        let answer: Value = serde_json::from_slice(&response.into_body().collect().await.expect("a body").to_bytes()).unwrap_or_default();
+        (code, answer["message"].as_str().unwrap_or("").to_owned())
+    };
+    let template = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "inner": 1}, "spec": {}});
+    let odd = json!({"apiVersion": "x.io/v1", "kind": "Foo", "metadata": {"name": "a", "outer": 1}, "spec": {"template": template}});
+    let (code, message) = send("POST", "foos?fieldValidation=Strict", "application/json", &odd.to_string()).await;
+    let words = "strict decoding error: unknown field \"metadata.outer\", unknown field \"spec.template.metadata.inner\"";
+    assert!(code == 400 && message.ends_with(words), "{code} {message}");
+    let apply = "application/apply-patch+yaml";
+    let twice = "apiVersion: x.io/v1\nkind: Bar\nmetadata: {name: a}\nspec:\n  unknown: 1\n  foo: a\n  foo: b\n";
+    let (code, message) = send("PATCH", "bars/a?fieldManager=m&fieldValidation=Strict", apply, twice).await;
+    assert_eq!((code, message.as_str()), (400, "error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  line 7: key \"foo\" already set in map"));
+    let (code, message) = send("PATCH", "bars/a?fieldManager=m&fieldValidation=Ignore", apply, twice).await;
+    assert_eq!(code, 201, "{message}");
+    let unknown = "{apiVersion: x.io/v1, kind: Foo, metadata: {name: a}, spec: {bogus: 1}}";
+    let (code, message) = send("PATCH", "foos/a?fieldManager=m", apply, unknown).await;
+    assert_eq!((code, message.as_str()), (500, "failed to create typed patch object (default/a; x.io/v1, Kind=Foo): .spec.bogus: field not declared in schema"));
+    let yaml = "apiVersion: x.io/v1\nkind: Bar\nmetadata: {name: b}\nspec:\n  foo: a\n  foo: b\n";
+    let (code, message) = send("POST", "bars?fieldValidation=Strict", "application/yaml", yaml).await;
+    assert!(code == 400 && message.ends_with("strict decoding error: yaml: unmarshal errors:\n  line 6: key \"foo\" already set in map"), "{message}");
+    // A definition's own faults and warnings.
+    let mut odd = definition("bazs", "Baz", vec![version("v1", true, json!({"x": {"type": "string", "format": "odd"}}), json!({}))]);
+    let body = serde_json::to_value(&odd).expect("JSON");
+    let (code, _, warnings) = raw(&client, "POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions?dryRun=All", "application/json", body).await;
+    assert_eq!((code.as_u16(), warnings.as_slice()), (201, &["299 - \"unrecognized format \\\"odd\\\"\"".to_owned()][..]));
+    odd.data["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["x"]["type"] = Value::Null;
+    let (code, message) = refusal(definitions(&client).create(&PostParams::default(), &odd).await);
+    assert!(code == 422 && message.contains("properties[x].type: Required value: must not be empty for specified object fields"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_there_before_is_served_from_the_start() {
+    let store = std::sync::Arc::new(skiff_store::Memory::new());
+    let options = || Options { nodes: 0, control: false, store: store.clone(), ..Options::default() };
+    let first = Cluster::with(options()).await.expect("a server");
+    define(&first.admin(), &definition("foos", "Foo", vec![version("v1", true, json!({"a": {"type": "string"}}), json!({}))])).await;
+    foos(&first.admin()).create(&PostParams::default(), &foo("x", json!({"a": "1"}))).await.expect("made");
+    drop(first);
+    let second = Cluster::with(options()).await.expect("a server");
+    assert_eq!(foos(&second.admin()).get("x").await.expect("x").data["spec"], json!({"a": "1"}));
+    let groups = get(&second.admin(), "/apis").await;
+    let last = groups["groups"].as_array().and_then(|g| g.last()).map(|g| g["name"].clone());
+    assert_eq!(last, Some("x.io".into()));
+}
+
+/// A webhook that knows two ways to write an address: `hostPort` in `v1beta1`, `host` and `port` in `v1`. Gives its port
+/// and its certificate.
+async fn converter() -> (u16, String) {
+    let certified = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).expect("a certificate");
+    let key = rustls::pki_types::PrivateKeyDer::try_from(certified.signing_key.serialize_der()).expect("a key");
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![certified.cert.der().clone()], key)
+        .expect("a configuration");
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = hyper::service::service_fn(|request: Request<hyper::body::Incoming>| async move {
+                    use http_body_util::BodyExt;
+                    let bytes = request.into_body().collect().await?.to_bytes();
+                    let answer = convert(&serde_json::from_slice(&bytes).unwrap_or_default()).to_string();
+                    Ok::<_, hyper::Error>(http::Response::new(answer))
+                });
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+            });
+        }
+    });
+    (port, certified.cert.pem())
+}
+
+fn convert(review: &Value) -> Value {
+    let wanted = review["request"]["desiredAPIVersion"].as_str().unwrap_or("");
+    let mut objects = review["request"]["objects"].as_array().cloned().unwrap_or_default();
+    let mut result = json!({"status": "Success"});
+    for object in &mut objects {
+        object["apiVersion"] = wanted.into();
+        let spec = object["spec"].take();
+        object["spec"] = if wanted.ends_with("beta1") {
+            json!({"hostPort": format!("{}:{}", spec["host"].as_str().unwrap_or(""), spec["port"].as_str().unwrap_or(""))})
+        } else {
+            let (host, port) = spec["hostPort"].as_str().unwrap_or("").split_once(':').unwrap_or(("", ""));
+            if host == "bad" {
+                result = json!({"status": "Failed", "message": "a bad host"});
+            }
+            json!({"host": host, "port": port})
+        };
+    }
+    let response = json!({"uid": review["request"]["uid"], "result": result, "convertedObjects": objects});
+    json!({"kind": "ConversionReview", "apiVersion": "apiextensions.k8s.io/v1", "response": response})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_converts_between_versions() {
+    let (_cluster, client) = cluster().await;
+    let (port, certificate) = converter().await;
+    let text = json!({"type": "string"});
+    let mut made = definition("foos", "Foo", vec![
+        version("v1beta1", false, json!({"hostPort": text}), json!({})),
+        version("v1", true, json!({"host": text, "port": text}), json!({})),
+    ]);
+    use base64::Engine;
+    let bundle = base64::engine::general_purpose::STANDARD.encode(certificate);
+    made.data["spec"]["conversion"] = json!({"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+        "clientConfig": {"url": format!("https://127.0.0.1:{port}/convert"), "caBundle": bundle}}});
+    define(&client, &made).await;
+    let (v1, beta) = (foos(&client), Api::<DynamicObject>::default_namespaced_with(client.clone(), &kind("Foo", "v1beta1")));
+    let mut sent = foo("a", json!({"hostPort": "h:80"}));
+    sent.types.as_mut().expect("types").api_version = "x.io/v1beta1".into();
+    assert_eq!(beta.create(&PostParams::default(), &sent).await.expect("made").data["spec"], json!({"hostPort": "h:80"}));
+    assert_eq!(v1.get("a").await.expect("a").data["spec"], json!({"host": "h", "port": "80"}));
+    assert_eq!(beta.get("a").await.expect("a").data["spec"], json!({"hostPort": "h:80"}));
+    let list = beta.list(&ListParams::default()).await.expect("a list");
+    assert_eq!(list.items[0].data["spec"], json!({"hostPort": "h:80"}));
+    let mut events = beta.watch(&WatchParams::default(), &list.metadata.resource_version.unwrap_or_default()).await.expect("a watch").boxed();
+    let patched = beta.patch("a", &PatchParams::default(), &Patch::Merge(json!({"spec": {"hostPort": "i:81"}}))).await.expect("patched");
+    assert_eq!((&patched.data["spec"], patched.metadata.generation), (&json!({"hostPort": "i:81"}), Some(2)));
+    assert_eq!(v1.get("a").await.expect("a").data["spec"], json!({"host": "i", "port": "81"}));
+    match events.next().await {
+        Some(Ok(WatchEvent::Modified(object))) => assert_eq!(object.data["spec"], json!({"hostPort": "i:81"})),
+        other => panic!("no change: {other:?}"),
+    }
+    sent.metadata.name = Some("b".into());
+    sent.data["spec"] = json!({"hostPort": "bad:1"});
+    let (code, message) = refusal(beta.create(&PostParams::default(), &sent).await);
+    assert_eq!((code, message.as_str()), (500, "conversion webhook for x.io/v1beta1, Kind=Foo failed: a bad host"));
+    beta.delete("a", &DeleteParams::default()).await.expect("deleted");
+    definitions(&client).delete("foos.x.io", &DeleteParams::default()).await.expect("deleted");
+    until(&definitions(&client), "foos.x.io", "gone", |d| d.is_none()).await;
+}

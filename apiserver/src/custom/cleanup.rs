@@ -63,7 +63,10 @@ async fn attempt(server: &Arc<Server>, name: &str) -> Result<(), Status> {
     tell(server, name, "True", "InstanceDeletionInProgress", "CustomResource deletion is in progress").await?;
     let (group, plural) = (text(&definition, &["spec", "group"]), text(&definition, &["spec", "names", "plural"]));
     let built_in = skiff_api::resource::catalogue().iter().any(|r| r.group == group && r.plural == plural);
-    let made = server.registry.now().ordered.iter().find(|r| r.custom().is_some() && r.group == group && r.plural == plural).cloned();
+    let served = server.registry.now();
+    // In the version that they are stored in, so that nothing has to be converted.
+    let mut versions = served.ordered.iter().filter(|r| r.custom().is_some() && r.group == group && r.plural == plural);
+    let made = versions.clone().find(|r| r.stored_as == r.api_version()).or_else(|| versions.next()).cloned();
     let (reason, message) = match made {
         _ if built_in => ("OverlappingBuiltInResource", "instances overlap with built-in resources in storage"),
         Some(resource) if plan::is(&definition, "Established") => {

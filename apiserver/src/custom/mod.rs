@@ -5,6 +5,7 @@
 //! a definition is answered when it is served ([`settle`]), so that its objects may follow at once.
 
 mod cleanup;
+mod convert;
 mod plan;
 
 use std::collections::{BTreeMap, HashSet};
@@ -20,6 +21,7 @@ use crate::bootstrap;
 use crate::cache::{FRESH_TIMEOUT, Filter, Form, ResourceCache, Tidy};
 use crate::server::Server;
 use crate::verbs::now_text;
+pub(crate) use convert::by_webhook;
 pub(crate) use plan::{FINALIZER, set_condition};
 
 const GROUP: &str = "apiextensions.k8s.io";
@@ -33,6 +35,8 @@ struct Known {
     definition: Value,
     /// What it makes; nothing until it has got its names.
     resources: Vec<Arc<Resource>>,
+    /// Whether its status is still to be written.
+    pending: bool,
 }
 
 /// Keeps the registry in step with the definitions.
@@ -70,7 +74,7 @@ impl Controller {
     }
 
     /// Looks at what changed, decides every status, and serves what is to be served.
-    fn look(&mut self) {
+    pub fn look(&mut self) {
         let seen = self.server.cache.applied();
         let listed = self.definitions.list(&Filter::default(), 0).objects;
         let mut changed = Vec::new();
@@ -91,7 +95,7 @@ impl Controller {
                 // What is served stays what it is while nothing that it is made of changes; otherwise it is made anew.
                 if k.definition["spec"] == definition["spec"] { k.resources } else { Vec::new() }
             });
-            self.known.insert(object.name().to_owned(), Known { revision: object.revision, definition, resources });
+            self.known.insert(object.name().to_owned(), Known { revision: object.revision, definition, resources, pending: false });
             changed.push(object.name().to_owned());
         }
         // Names that were taken may be free now.
@@ -115,6 +119,7 @@ impl Controller {
         };
         let status = plan::status(definition, taken, &now_text());
         let same_names = status["acceptedNames"] == definition["status"]["acceptedNames"];
+        let changed = status != definition["status"];
         let mut definition = definition.clone();
         definition["status"] = status;
         let terminating = plan::terminating(&definition);
@@ -132,6 +137,7 @@ impl Controller {
         }
         if let Some(known) = self.known.get_mut(name) {
             (known.definition, known.resources) = (definition, made);
+            known.pending |= changed;
         }
     }
 
@@ -143,19 +149,15 @@ impl Controller {
     }
 
     /// Writes every status that isn't as it should be. Answers whether all went well: who was quicker rings the bell.
-    async fn write(&self) -> bool {
+    async fn write(&mut self) -> bool {
         let mut written = true;
-        for (name, Known { revision, definition, .. }) in &self.known {
-            let Some(current) = self.definitions.get(&format!("{}{name}", self.definitions.prefix())) else { continue };
-            if current.revision != *revision || current.value().is_ok_and(|c| c["status"] == definition["status"]) {
-                continue;
-            }
-            match write(&self.server, name, definition).await {
+        for (name, known) in self.known.iter_mut().filter(|(_, known)| known.pending) {
+            match write(&self.server, name, &known.definition).await {
                 Err(error) if !matches!(error.code, 404 | 409) => {
                     tracing::warn!(name, error = error.message, "status of a custom resource definition not written");
                     written = false;
                 }
-                _ => {}
+                _ => known.pending = false,
             }
         }
         written

@@ -6,3 +6,4 @@ pub mod info;
 pub mod negotiate;
 pub mod query;
 pub mod serve;
+pub mod yaml;

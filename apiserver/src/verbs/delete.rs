@@ -131,7 +131,7 @@ pub(crate) async fn delete_object(call: &Call, name: &str, options: &DeleteOptio
     loop {
         let Some(entry) = server.store.get(&key).await? else { return Err(Status::not_found(gr, name)) };
         let object = cache.read(Arc::clone(&entry.key), entry.modified, entry.value.clone()).map_err(Status::internal)?;
-        let current = convert::to_version(&call.resource, object.value().map_err(Status::internal)?);
+        let current = convert::current(server, &call.resource, object.value().map_err(Status::internal)?).await?;
         preconditions(call, name, options, &current, &entry)?;
         admission::validate_delete(call, &current, options).await?;
         strategy.check_delete(call, &current)?;
@@ -160,11 +160,11 @@ pub(crate) async fn delete_object(call: &Call, name: &str, options: &DeleteOptio
                 let generation = value::at(&current, &["metadata", "generation"]).as_i64().unwrap_or(0);
                 next["metadata"]["generation"] = json!(generation + 1);
             }
-            let bytes: Bytes = encode(&convert::to_stored(&call.resource, next)).into();
+            let bytes: Bytes = encode(&convert::stored(server, &call.resource, next).await?).into();
             match server.store.commit(&key, Guard::Modified(entry.modified), Some(bytes.clone())).await {
                 Ok(revision) => {
                     call.settle(revision).await;
-                    Shown::Stored(Arc::new(cache.read(Arc::clone(&entry.key), revision, bytes).map_err(Status::internal)?))
+                    call.ready(Shown::Stored(Arc::new(cache.read(Arc::clone(&entry.key), revision, bytes).map_err(Status::internal)?))).await?
                 }
                 Err(Error::Conflict(_)) => continue,
                 Err(error) => return Err(error.into()),

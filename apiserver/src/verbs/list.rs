@@ -11,6 +11,7 @@ use skiff_store::Revision;
 
 use super::{Call, options};
 use crate::cache::{Filter, Listed, Object, ResourceCache};
+use crate::convert;
 use crate::http::body::Reply;
 use crate::http::encode::{List, Shown};
 
@@ -118,7 +119,8 @@ pub(super) async fn list(call: &Call) -> Result<Reply, Status> {
         let items = made.into_iter().map(Shown::Value).collect();
         return call.encoder().list(List { items, revision: call.server.cache.applied(), next: String::new(), remaining: None });
     }
-    let page = page(call, &filter, wanted, limit).await?;
+    let mut page = page(call, &filter, wanted, limit).await?;
+    page.items = convert::shown(&call.server, &call.resource, page.items).await?;
     call.encoder().list(page)
 }
 

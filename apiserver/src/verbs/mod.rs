@@ -21,6 +21,7 @@ use skiff_store::Revision;
 
 use crate::auth::User;
 use crate::cache::ResourceCache;
+use crate::convert;
 use crate::http::body::Reply;
 use crate::http::encode::{Encoder, Include, Shown};
 use crate::http::info::RequestInfo;
@@ -144,15 +145,21 @@ impl Call {
     pub async fn read(&self) -> Result<Shown, Status> {
         let cache = self.cache()?;
         if self.query.get("resourceVersion") == Some("0") {
-            return cache.get(&self.key()).map(Shown::Stored).ok_or_else(|| self.not_found());
+            return self.ready(cache.get(&self.key()).map(Shown::Stored).ok_or_else(|| self.not_found())?).await;
         }
         let entry = self.server.store.get(&self.key()).await?.ok_or_else(|| self.not_found())?;
         // Mostly the cache has this very version, already read.
         if let Some(object) = cache.get(&entry.key).filter(|object| object.revision == entry.modified) {
-            return Ok(Shown::Stored(object));
+            return self.ready(Shown::Stored(object)).await;
         }
         let object = cache.read(entry.key, entry.modified, entry.value).map_err(Status::internal)?;
-        Ok(Shown::Stored(Arc::new(object)))
+        self.ready(Shown::Stored(Arc::new(object))).await
+    }
+
+    /// The object, ready to be shown in the version asked for.
+    pub async fn ready(&self, shown: Shown) -> Result<Shown, Status> {
+        let mut all = convert::shown(&self.server, &self.resource, vec![shown]).await?;
+        all.pop().ok_or_else(|| self.not_found())
     }
 
     /// Waits until what a write of this revision did is heeded, where the kind promises that.

@@ -9,7 +9,8 @@ use skiff_api::status::{Cause, Details};
 use skiff_api::{Status, field, json, value};
 
 use super::view::View;
-use super::write::{Transaction, Write, check_type, parse_yaml, transact};
+use super::write::{Transaction, Write, check_type, read_yaml, transact};
+use super::options::FieldValidation;
 use super::{Call, create, options, update};
 use crate::http::body::Reply;
 use crate::http::encode::Shown;
@@ -115,11 +116,20 @@ fn apply_patch(call: &Call, kind: Kind, target: &mut Value, patch: &Value) -> Re
 async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Result<Reply, Status> {
     let call = write.call;
     let resource = &call.resource;
-    let parsed = match json::parse(body) {
-        Ok(parsed) => parsed,
-        Err(_) => parse_yaml(body)?,
+    // JSON is read as the YAML that it is where there is something to be said of it.
+    let (mut config, repeated) = match json::parse(body) {
+        Ok(parsed) if parsed.duplicates.is_empty() => (parsed.value, Vec::new()),
+        _ => read_yaml(body).map(|read| (read.value, read.repeated))?,
     };
-    let (mut config, duplicates) = (parsed.value, parsed.duplicates);
+    match write.options.validation {
+        FieldValidation::Strict if !repeated.is_empty() => {
+            let lines = repeated.join("\n  ");
+            let why = format!("error strict decoding YAML: error converting YAML to JSON: yaml: unmarshal errors:\n  {lines}");
+            return Err(Status::bad_request(why));
+        }
+        FieldValidation::Strict | FieldValidation::Ignore => {}
+        FieldValidation::Warn => write.warnings.extend(repeated),
+    }
     if view == View::Scale {
         return scale::apply(write, config).await;
     }
@@ -132,8 +142,7 @@ async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Re
         return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.info.name)));
     }
     create::namespace_matches(call, &config)?;
-    // The configuration is checked for unknown fields, but what it leaves out is not filled in.
-    write.take_in(config.clone(), duplicates)?;
+    // What the schema doesn't know is refused when the configuration is applied; what is left out is not filled in.
     resource.schema().canonicalize(&mut config).map_err(Status::bad_request)?;
     value::object_mut(&mut config, &["metadata"]).insert("name".into(), call.info.name.as_str().into());
     if resource.namespaced {

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::list::{self, Wanted};
 use super::{Call, options};
 use crate::cache::{Change, Filter, Object, ResourceCache};
+use crate::convert;
 use crate::http::body::{Reply, reply, stream as streamed};
 use crate::http::encode::{Encoder, Include, Shown};
 use crate::http::negotiate::{Format, Shape};
@@ -140,10 +141,9 @@ impl Watcher {
             return None;
         }
         let mut out = Vec::new();
-        while out.len() < CHUNK
-            && let Some(object) = self.objects.next()
-        {
-            self.frame("ADDED", object, &mut out);
+        while out.len() < CHUNK && self.objects.len() > 0 && !self.over {
+            let batch = self.objects.by_ref().take(BATCH).map(|object| ("ADDED", object)).collect();
+            self.frames(batch, &mut out).await;
         }
         if !out.is_empty() {
             return Some(out.into());
@@ -164,12 +164,9 @@ impl Watcher {
                 Ok(changes) if changes.is_empty() && self.cache.is_closed() => return None,
                 Ok(changes) if changes.is_empty() => self.at = self.at.max(complete),
                 Ok(changes) => {
-                    for change in changes {
-                        self.at = change.revision;
-                        if let Some((kind, object)) = self.seen(change) {
-                            self.frame(kind, object, &mut out);
-                        }
-                    }
+                    self.at = changes.last().map_or(self.at, |change| change.revision);
+                    let seen = changes.into_iter().filter_map(|change| self.seen(change)).collect();
+                    self.frames(seen, &mut out).await;
                     if out.is_empty() {
                         continue;
                     }
@@ -215,12 +212,23 @@ impl Watcher {
         }
     }
 
-    fn frame(&mut self, kind: &str, object: Arc<Object>, out: &mut Vec<u8>) {
+    /// Writes events. Where their objects can't be converted, that is told, and the watch ends.
+    async fn frames(&mut self, events: Vec<(&'static str, Arc<Object>)>, out: &mut Vec<u8>) {
+        let (kinds, objects): (Vec<_>, Vec<_>) = events.into_iter().map(|(kind, object)| ((kind, Arc::clone(&object.key)), Shown::Stored(object))).unzip();
+        match convert::shown(&self.applied, &self.encoder.resource, objects).await {
+            Ok(shown) => kinds.into_iter().zip(shown).for_each(|((kind, key), shown)| self.frame(kind, &key, &shown, out)),
+            Err(status) => {
+                out.extend_from_slice(&error_frame(&status));
+                self.over = true;
+            }
+        }
+    }
+
+    fn frame(&mut self, kind: &str, key: &str, shown: &Shown, out: &mut Vec<u8>) {
         let columns = std::mem::take(&mut self.encoder.columns);
-        let key = Arc::clone(&object.key);
         let start = out.len();
         out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":").as_bytes());
-        match self.encoder.get().frame(&Shown::Stored(object), columns, out) {
+        match self.encoder.get().frame(shown, columns, out) {
             Ok(()) => out.extend_from_slice(b"}\n"),
             Err(error) => {
                 tracing::error!(%key, %error, "object can't be shown to a watch");

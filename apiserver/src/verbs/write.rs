@@ -16,6 +16,7 @@ use crate::cache::encode;
 use crate::convert;
 use crate::http::body::Reply;
 use crate::http::encode::Shown;
+use crate::http::yaml;
 use crate::strategy::Claims;
 
 /// How often a write is tried again when somebody else was quicker, before the server gives up.
@@ -128,7 +129,7 @@ impl<'a> Write<'a> {
                 None => Ok(Shown::Value(object)),
             };
         }
-        let bytes: Bytes = encode(&convert::to_stored(resource, object)).into();
+        let bytes: Bytes = encode(&convert::stored(&self.call.server, resource, object).await?).into();
         match self.call.server.store.commit(&key, Guard::Absent, Some(bytes.clone())).await {
             Ok(revision) => self.stored(&key, revision, bytes).await,
             Err(Error::Conflict(_)) => Err(Status::already_exists(resource.group_resource(), &name)),
@@ -139,7 +140,7 @@ impl<'a> Write<'a> {
     async fn stored(&self, key: &str, revision: u64, bytes: Bytes) -> Result<Shown, Status> {
         self.call.settle(revision).await;
         let object = self.call.cache()?.read(key.into(), revision, bytes).map_err(Status::internal)?;
-        Ok(Shown::Stored(Arc::new(object)))
+        self.call.ready(Shown::Stored(Arc::new(object))).await
     }
 
     /// The object that the request names, to be changed and handed to [`Self::commit`]; see [`transact`].
@@ -149,7 +150,7 @@ impl<'a> Write<'a> {
             return Err(Status::stale(self.call.resource.group_resource(), &self.call.info.name));
         }
         let entry = self.call.server.store.get(&self.call.key()).await?.ok_or_else(|| self.call.not_found())?;
-        Ok((self.current(&entry)?, entry))
+        Ok((self.current(&entry).await?, entry))
     }
 
     /// Keeps what became of the object that was loaded as `entry`; `None` when somebody else was quicker. Nothing is
@@ -165,7 +166,7 @@ impl<'a> Write<'a> {
             return Ok(Some(Shown::Value(object)));
         }
         let (server, keep) = (&self.call.server, claims.is_some());
-        let bytes: Bytes = encode(&convert::to_stored(&self.call.resource, object)).into();
+        let bytes: Bytes = encode(&convert::stored(server, &self.call.resource, object).await?).into();
         let result = if keep && bytes == entry.value {
             Ok(entry.modified)
         } else {
@@ -187,10 +188,10 @@ impl<'a> Write<'a> {
     }
 
     /// The stored object in the resource's version, with its resource version.
-    pub fn current(&self, entry: &Entry) -> Result<Value, Status> {
+    pub async fn current(&self, entry: &Entry) -> Result<Value, Status> {
         let object = self.call.cache()?.read(Arc::clone(&entry.key), entry.modified, entry.value.clone()).map_err(Status::internal)?;
         let value = object.value().map_err(Status::internal)?;
-        Ok(convert::to_version(&self.call.resource, value))
+        convert::current(&self.call.server, &self.call.resource, value).await
     }
 
     /// The answer, with the warnings.
@@ -227,9 +228,15 @@ pub(crate) fn parse_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Stat
 
 /// Reads YAML as the JSON that it stands for.
 pub(crate) fn parse_yaml(body: &[u8]) -> Result<json::Parsed, Status> {
+    let yaml::Read { value, repeated } = read_yaml(body)?;
+    let duplicates = if repeated.is_empty() { Vec::new() } else { vec![format!("yaml: unmarshal errors:\n  {}", repeated.join("\n  "))] };
+    Ok(json::Parsed { value, duplicates })
+}
+
+/// The same, with each repeated key by itself.
+pub(super) fn read_yaml(body: &[u8]) -> Result<yaml::Read, Status> {
     let text = std::str::from_utf8(body).map_err(|e| Status::bad_request(format!("error parsing YAML: {e}")))?;
-    let value: Value = serde_saphyr::from_str(text).map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))?;
-    Ok(json::Parsed { value, duplicates: Vec::new() })
+    yaml::parse(text).map_err(|e| Status::bad_request(format!("error converting YAML to JSON: {e}")))
 }
 
 /// Reads protobuf as the JSON that it stands for.

@@ -223,6 +223,10 @@ async fn watch(
                 collector.gone(&uid, object.metadata.namespace.as_deref());
                 tell(&defines);
             }
+            // The resource is gone, with its definition; the monitor will end this watch.
+            Err(watcher::Error::WatchStartFailed(error) | watcher::Error::InitialListFailed(error)) if is_gone(&error) => {
+                tracing::debug!(resource = resource.qualified(), "nothing more to watch");
+            }
             Err(error) => tracing::warn!(%error, resource = resource.qualified(), "watch failed, trying again"),
         }
     }

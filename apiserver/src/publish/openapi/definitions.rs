@@ -156,7 +156,7 @@ impl Writer {
 
     /// A schema where it is used: built-in objects and Kubernetes' own scalars are referred to.
     fn schema(&mut self, schema: &Schema) -> Value {
-        let written = match &schema.kind {
+        match &schema.kind {
             Kind::Any => json!({"type": "object"}),
             Kind::Object(object) if !object.definition.is_empty() => return self.reference(object.definition),
             Kind::Object(object) => self.object(object, schema.atomic),
@@ -183,7 +183,6 @@ impl Writer {
             Kind::Int64 => json!({"type": "integer", "format": "int64"}),
             Kind::Number => json!({"type": "number", "format": "double"}),
             Kind::Boolean => json!({"type": "boolean"}),
-        };
-        written
+        }
     }
 }
