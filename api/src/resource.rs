@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::Value;
 
+use crate::custom::Custom;
 use crate::print::{Cell, Column};
 use crate::schema::Schema;
 use crate::value::text;
@@ -111,8 +112,8 @@ pub struct SelectableField {
 pub enum ResourceSchema {
     /// The name of a built-in definition, read when it is first asked for.
     Builtin(&'static str),
-    /// The schema of a custom resource.
-    Custom(Arc<Schema>),
+    /// The schema of a custom resource, and what else its definition says.
+    Custom(Arc<Custom>),
 }
 
 impl Resource {
@@ -139,8 +140,21 @@ impl Resource {
     pub fn schema(&self) -> &Schema {
         match &self.schema {
             ResourceSchema::Builtin(name) => Schema::builtin(name).unwrap_or_else(|| Schema::any()),
-            ResourceSchema::Custom(schema) => schema,
+            ResourceSchema::Custom(custom) => &custom.schema,
         }
+    }
+
+    /// What a custom resource has beyond others; none for a built-in one.
+    pub fn custom(&self) -> Option<&Arc<Custom>> {
+        match &self.schema {
+            ResourceSchema::Builtin(_) => None,
+            ResourceSchema::Custom(custom) => Some(custom),
+        }
+    }
+
+    /// The kind of a list of its objects.
+    pub fn list_kind(&self) -> String {
+        self.custom().map_or_else(|| format!("{}List", self.kind), |custom| custom.list_kind.clone())
     }
 
     /// The value that a field selector compares, `None` for a label that this resource doesn't take

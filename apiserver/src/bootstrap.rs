@@ -1,6 +1,8 @@
-//! What every cluster begins with: written when it isn't there, never changed when somebody has changed it.
+//! What every cluster begins with: written when it isn't there, never changed when somebody has changed it; but for roles
+//! and bindings, which are given back what they lack.
 
 mod rbac;
+mod repair;
 
 use std::sync::Arc;
 
@@ -35,14 +37,47 @@ pub(crate) async fn write(server: &Arc<Server>) -> Result<(), Status> {
         ensure(server, "scheduling.k8s.io/v1", class).await?;
     }
     // Side by side, so that a durable store makes them durable in few strokes.
-    let policy = rbac::objects().into_iter().map(|object| ensure(server, "rbac.authorization.k8s.io/v1", object));
+    let policy = rbac::objects().into_iter().map(|object| ensure_policy(server, object));
     stream::iter(policy).buffer_unordered(PARALLEL).try_collect::<()>().await?;
     kubernetes_service(server).await?;
     release_orphaned_claims(server).await
 }
 
+/// The path of an object's collection.
+fn collection(version: &str, resource: &resource::Resource, namespace: &str) -> String {
+    let base = if version.contains('/') { format!("/apis/{version}") } else { format!("/api/{version}") };
+    let scope = if resource.namespaced { format!("/namespaces/{namespace}") } else { String::new() };
+    format!("{base}{scope}/{}", resource.plural)
+}
+
+/// Makes a role or binding, or gives one that is there what it lacks, unless its annotation says to leave it alone.
+async fn ensure_policy(server: &Arc<Server>, object: Value) -> Result<(), Status> {
+    const GROUP: &str = "rbac.authorization.k8s.io";
+    let version = format!("{GROUP}/v1");
+    let resource = resource::find_kind(GROUP, "v1", value::text(&object, &["kind"])).ok_or_else(Status::no_such_resource)?;
+    let (namespace, name) = (value::text(&object, &["metadata", "namespace"]), value::text(&object, &["metadata", "name"]));
+    let known = server.cache.resource(&resource.storage_prefix).and_then(|cache| cache.get(&server.key(resource, namespace, name)));
+    let Some(known) = known else { return ensure(server, &version, object).await };
+    let known = known.value().map_err(Status::internal)?;
+    let path = format!("{}/{name}", collection(&version, resource, namespace));
+    match repair::plan(&known, &object) {
+        repair::Plan::Leave => Ok(()),
+        // Another server may be at it, too.
+        repair::Plan::Write(repaired) => request(server, Method::PUT, &path, &repaired).await,
+        repair::Plan::Replace => {
+            accepted(&path, ask(server, Method::DELETE, &path, "application/json", &json!({})).await?).await?;
+            request(server, Method::POST, &collection(&version, resource, namespace), &with_version(object, &version)).await
+        }
+    }
+}
+
+fn with_version(mut object: Value, version: &str) -> Value {
+    object["apiVersion"] = version.into();
+    object
+}
+
 /// Creates the object, through the same door as everybody, unless it is there.
-async fn ensure(server: &Arc<Server>, version: &str, mut object: Value) -> Result<(), Status> {
+async fn ensure(server: &Arc<Server>, version: &str, object: Value) -> Result<(), Status> {
     let (group, short) = version.split_once('/').unwrap_or(("", version));
     let kind = value::text(&object, &["kind"]);
     let resource = resource::find_kind(group, short, kind).ok_or_else(Status::no_such_resource)?;
@@ -52,11 +87,7 @@ async fn ensure(server: &Arc<Server>, version: &str, mut object: Value) -> Resul
     if server.cache.resource(&resource.storage_prefix).is_some_and(|cache| cache.get(&key).is_some()) {
         return Ok(());
     }
-    let base = if group.is_empty() { format!("/api/{short}") } else { format!("/apis/{version}") };
-    let scope = if resource.namespaced { format!("/namespaces/{namespace}") } else { String::new() };
-    let path = format!("{base}{scope}/{}", resource.plural);
-    object["apiVersion"] = version.into();
-    request(server, Method::POST, &path, &object).await
+    request(server, Method::POST, &collection(version, resource, namespace), &with_version(object, version)).await
 }
 
 /// Asks the server itself for something, as a client would.
@@ -68,6 +99,11 @@ async fn request(server: &Arc<Server>, method: Method, path: &str, object: &Valu
 /// Changes an object by a merge patch, as a client would. A conflict is an error.
 pub(crate) async fn patch(server: &Arc<Server>, path: &str, patch: &Value) -> Result<(), Status> {
     accepted(path, ask(server, Method::PATCH, path, "application/merge-patch+json", patch).await?).await
+}
+
+/// Replaces an object, as a client would. A conflict is an error.
+pub(crate) async fn replace(server: &Arc<Server>, path: &str, object: &Value) -> Result<(), Status> {
+    accepted(path, ask(server, Method::PUT, path, "application/json", object).await?).await
 }
 
 async fn ask(server: &Arc<Server>, method: Method, path: &str, content_type: &str, object: &Value) -> Result<Reply, Status> {

@@ -10,6 +10,7 @@ pub mod auth;
 mod bootstrap;
 pub mod cache;
 mod convert;
+mod custom;
 pub mod dial;
 pub mod http;
 mod metrics;

@@ -1,8 +1,9 @@
 //! Which resources are served: the built-in ones, and those that definitions add at run time.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
+use skiff_api::custom::compare_versions;
 use skiff_api::resource::{Resource, catalogue};
 
 /// The resources served, as of one moment.
@@ -52,18 +53,26 @@ impl Served {
 /// The resources served.
 #[derive(Debug)]
 pub struct Registry {
-    served: Arc<Served>,
+    served: RwLock<Arc<Served>>,
 }
 
 impl Default for Registry {
     fn default() -> Self {
-        Self { served: Arc::new(Served::new(catalogue().to_vec())) }
+        Self { served: RwLock::new(Arc::new(Served::new(catalogue().to_vec()))) }
     }
 }
 
 impl Registry {
     /// What is served now.
     pub fn now(&self) -> Arc<Served> {
-        Arc::clone(&self.served)
+        Arc::clone(&self.served.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Serves these resources beside the built-in ones, and no others. Built-in ones stay what they are.
+    pub fn serve_custom(&self, mut custom: Vec<Arc<Resource>>) {
+        custom.retain(|r| !catalogue().iter().any(|b| b.group == r.group && b.plural == r.plural));
+        custom.sort_by(|a, b| a.group.cmp(&b.group).then_with(|| compare_versions(&a.version, &b.version)).then_with(|| a.plural.cmp(&b.plural)));
+        let served = Served::new(catalogue().iter().cloned().chain(custom).collect());
+        *self.served.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(served);
     }
 }

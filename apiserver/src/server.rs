@@ -11,7 +11,8 @@ use http::Request;
 use serde_json::Value;
 use skiff_api::resource::Resource;
 use skiff_api::Status;
-use skiff_store::{Entry, Store};
+use skiff_store::{Entry, Revision, Store};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +33,7 @@ use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
 use crate::verbs::{self, Call, Notes};
 use crate::webhook::Webhooks;
-use crate::{bootstrap, publish, signer, subresources};
+use crate::{bootstrap, custom, publish, signer, subresources};
 
 /// How often history is given up, and how much of it stays: upstream's five minutes.
 const COMPACTION_PERIOD: Duration = Duration::from_secs(300);
@@ -92,6 +93,8 @@ pub struct Server {
     pub(crate) metrics: Metrics,
     /// What else of the control plane runs in this process.
     components: Mutex<Vec<(&'static str, AbortHandle)>>,
+    /// The revision up to which the definitions of custom resources are served.
+    pub(crate) definitions: watch::Sender<Revision>,
     /// Ends watches, and then the server.
     stop: CancellationToken,
 }
@@ -120,8 +123,10 @@ impl Server {
             build: config.build,
             metrics: Metrics::default(),
             components: Mutex::default(),
+            definitions: watch::Sender::new(0),
             stop: stop.clone(),
         });
+        let definitions = custom::Controller::new(&server);
         tokio::spawn({
             let server = Arc::clone(&server);
             async move { server.cache.follow(stop).await }
@@ -130,6 +135,10 @@ impl Server {
             let server = Arc::clone(&server);
             async move { server.stop.run_until_cancelled(server.compact()).await }
         });
+        if let Some(definitions) = definitions {
+            let server = Arc::clone(&server);
+            tokio::spawn(async move { server.stop.run_until_cancelled(definitions.run()).await });
+        }
         bootstrap::write(&server).await.map_err(Error::Bootstrap)?;
         tokio::spawn({
             let server = Arc::clone(&server);

@@ -36,8 +36,9 @@ enum Plan {
     Fail(String),
 }
 
-/// Decides what to do. `may` says whether who asked may create this subresource of signing requests.
-fn plan(csr: &Value, request: &Result<Request, String>, may: impl Fn(&str) -> bool) -> Plan {
+/// Decides what to do. `may` says whether who asked may create this subresource of signing requests; `node` is the node
+/// that asked, or null.
+fn plan(csr: &Value, request: &Result<Request, String>, node: &Value, may: impl Fn(&str) -> bool) -> Plan {
     let signer = text(csr, &["spec", "signerName"]);
     let has = |kind| value::condition(csr, kind).is_some_and(|c| c["status"] == "True");
     let done = !text(csr, &["status", "certificate"]).is_empty() || has("Denied") || has("Failed");
@@ -69,8 +70,26 @@ fn plan(csr: &Value, request: &Result<Request, String>, may: impl Fn(&str) -> bo
                 Plan::Nothing
             }
         }
+        (false, false, None) if signer == "kubernetes.io/kubelet-serving" && request.as_ref().is_ok_and(|r| is_nodes_own(csr, r, node)) => {
+            Plan::Approve("Auto approving kubelet serving certificate: the names are the node's own.")
+        }
         _ => Plan::Nothing,
     }
+}
+
+/// Whether a node asks for a serving certificate for itself, with no names and addresses but those of its status. Upstream
+/// leaves this to approvers of others, who use the same rule. What differs waits for a person to approve it.
+fn is_nodes_own(csr: &Value, request: &Request, node: &Value) -> bool {
+    let user = text(csr, &["spec", "username"]);
+    let own = user == request.common_name && user.strip_prefix("system:node:") == Some(text(node, &["metadata", "name"]));
+    let in_group = items(csr, &["spec", "groups"]).iter().any(|g| g == "system:nodes");
+    let known = |name: &str| items(node, &["status", "addresses"]).iter().any(|a| a["address"] == name);
+    own && in_group
+        && request.names().iter().all(|name| match name {
+            SanType::DnsName(name) => known(name.as_str()),
+            SanType::IpAddress(ip) => known(&ip.to_string()),
+            _ => false,
+        })
 }
 
 fn client(_: &Request, usages: &[&str]) -> Result<(), String> {
@@ -170,7 +189,9 @@ async fn settle(server: &Arc<Server>, csr: &Value) -> Result<(), Status> {
         json!({"conditions": conditions})
     };
     let failed = |why: &str| ("status", with("Failed", "SignerValidationFailure", why));
-    let (subresource, status) = match (plan(csr, &request, may), request) {
+    let node = user.node().and_then(|name| server.cache.resource("/registry/minions/")?.get(&format!("/registry/minions/{name}")));
+    let node = node.and_then(|node| node.value().ok()).unwrap_or_default();
+    let (subresource, status) = match (plan(csr, &request, &node, may), request) {
         (Plan::Nothing, _) => return Ok(()),
         (Plan::Approve(message), _) => ("approval", with("Approved", "AutoApproved", message)),
         (Plan::Fail(why), _) | (Plan::Sign(_), Err(why)) => failed(&why),
@@ -207,10 +228,14 @@ mod tests {
 
     fn check(signer: &str, usages: &[&str], condition: &str, request: Request, expected: Plan) {
         let csr = json!({
-            "spec": {"signerName": format!("kubernetes.io/{signer}"), "usages": usages, "username": "system:node:a", "expirationSeconds": 60},
+            "spec": {
+                "signerName": format!("kubernetes.io/{signer}"), "usages": usages, "expirationSeconds": 60,
+                "username": "system:node:a", "groups": ["system:nodes", "system:authenticated"],
+            },
             "status": {"conditions": [{"type": condition, "status": "True"}]},
         });
-        assert_eq!(plan(&csr, &Ok(request), |sub| sub == "selfnodeclient"), expected, "{csr}");
+        let node = json!({"metadata": {"name": "a"}, "status": {"addresses": [{"address": "a"}, {"address": "10.0.0.1"}]}});
+        assert_eq!(plan(&csr, &Ok(request), &node, |sub| sub == "selfnodeclient"), expected, "{csr}");
     }
 
     #[test]
@@ -230,6 +255,11 @@ mod tests {
         let serving = ["digital signature", "server auth"];
         check("kubelet-serving", &serving, "Approved", node(), Plan::Fail("DNS or IP subjectAltName is required".into()));
         check("kubelet-serving", &serving, "Approved", request("system:node:a", &["system:nodes"], &["a", "10.0.0.1"]), Plan::Sign(600));
+        let serve = |name: &str, names: &[&str]| request(name, &["system:nodes"], names);
+        let auto = Plan::Approve("Auto approving kubelet serving certificate: the names are the node's own.");
+        check("kubelet-serving", &serving, "Other", serve("system:node:a", &["a", "10.0.0.1"]), auto);
+        check("kubelet-serving", &serving, "Other", serve("system:node:a", &["a", "10.0.0.2"]), Plan::Nothing);
+        check("kubelet-serving", &serving, "Other", serve("system:node:b", &["a"]), Plan::Nothing);
         check("other", &serving, "Approved", node(), Plan::Nothing);
     }
 

@@ -96,12 +96,17 @@ impl Connection {
 
     /// GETs a document.
     pub async fn get(&mut self, path: &str) -> anyhow::Result<serde_json::Value> {
+        Ok(serde_json::from_slice(&self.bytes(path).await?)?)
+    }
+
+    /// GETs a document, unread.
+    pub async fn bytes(&mut self, path: &str) -> anyhow::Result<Bytes> {
         let answer = self.open(Method::GET, path, JSON, Bytes::new()).await?;
         let status = answer.status();
         let bytes = answer.into_body().collect().await?.to_bytes();
         if !status.is_success() {
             bail!("GET {path} is answered with {status}: {}", String::from_utf8_lossy(&bytes));
         }
-        Ok(serde_json::from_slice(&bytes)?)
+        Ok(bytes)
     }
 }

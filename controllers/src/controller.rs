@@ -76,11 +76,12 @@ impl<K: Object> Controller<K> {
             let key = Key::of(object.meta());
             let done = done.clone();
             let work = reconcile(context, object);
-            async move {
+            // The runtime carries it on in a task of its own.
+            crate::carried(async move {
                 let again = work.await?;
                 done.forget(&key);
                 Ok(again.map_or_else(Action::await_change, Action::requeue))
-            }
+            })
         };
         let retry = move |object: Arc<K>, error: &Error, _: Arc<Context>| {
             let key = Key::of(object.meta());

@@ -132,7 +132,7 @@ async fn scale(context: &Context, namespace: &str, owner: &OwnerReference) -> Re
         (version, kind) => {
             // Anything else that can be scaled tells by its scale.
             let Some(resource) = context.catalogue.of_kind(version, kind) else { return Ok(None) };
-            let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource.api);
+            let api: Api<DynamicObject> = Api::namespaced_with(context.client(), namespace, &resource.api);
             match api.get_scale(&owner.name).await {
                 Ok(scale) => one(scale.spec.and_then(|s| s.replicas)),
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 405) => Ok(None),

@@ -19,8 +19,8 @@ use crate::services::{self, HEADLESS, TRIGGER_TIME, ZONE};
 
 const SOURCE: &str = "endpoint-slice-controller";
 const CONTROLLER: &str = "endpointslice-controller.k8s.io";
-const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
-const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const MANAGED_BY: &str = "endpointslice.kubernetes.io/managed-by";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// The most endpoints of a slice.
 const SLICE: usize = 100;
 
@@ -40,10 +40,10 @@ struct Wanted {
 
 /// What is to be done.
 #[derive(Debug, Default)]
-struct Plan {
-    create: Vec<EndpointSlice>,
-    update: Vec<EndpointSlice>,
-    delete: Vec<EndpointSlice>,
+pub(crate) struct Plan {
+    pub(crate) create: Vec<EndpointSlice>,
+    pub(crate) update: Vec<EndpointSlice>,
+    pub(crate) delete: Vec<EndpointSlice>,
 }
 
 async fn reconcile(context: Arc<Context>, service: Arc<Service>) -> Result<Again, Error> {
@@ -72,7 +72,8 @@ async fn reconcile(context: Arc<Context>, service: Arc<Service>) -> Result<Again
     }
 }
 
-async fn act(context: &Context, plan: Plan, at: Option<String>) -> Result<(), kube::Error> {
+/// Carries a plan out. `at` is when what led to it happened.
+pub(crate) async fn act(context: &Context, plan: Plan, at: Option<String>) -> Result<(), kube::Error> {
     let kind = &context.kinds.endpoint_slices;
     let timed = |mut slice: EndpointSlice| {
         if let Some(at) = &at {
@@ -211,7 +212,7 @@ fn plan(service: &Service, spec: &ServiceSpec, wanted: Vec<Wanted>, existing: Ve
         let fits = |s: &EndpointSlice| s.address_type == group.family && same_ports(s.ports.as_deref(), &group.ports);
         let (own, others): (Vec<_>, Vec<_>) = rest.into_iter().partition(fits);
         rest = others;
-        fill(&mut plan, &labels, own, group.endpoints, || fresh(&group.family, group.ports.clone()));
+        fill(&mut plan, &labels, SLICE, own, group.endpoints, || fresh(&group.family, group.ports.clone()));
     }
     // A family without any endpoint keeps one empty slice without ports.
     for family in services::families(spec).into_iter().filter(|family| !covered.iter().any(|c| c == family)) {
@@ -234,10 +235,11 @@ fn plan(service: &Service, spec: &ServiceSpec, wanted: Vec<Wanted>, existing: Ve
 }
 
 /// Brings endpoints of the same ports into slices, so that few slices change: endpoints stay where they are; new ones
-/// go into slices that change anyway, then into one with room for all of them, then into new ones.
-fn fill(
+/// go into slices that change anyway, then into one with room for all of them, then into new ones. `most` is a slice's room.
+pub(crate) fn fill(
     plan: &mut Plan,
     labels: &BTreeMap<String, String>,
+    most: usize,
     own: Vec<EndpointSlice>,
     wanted: Vec<Endpoint>,
     fresh: impl Fn() -> EndpointSlice,
@@ -267,12 +269,12 @@ fn fill(
     missing.sort_by_key(|(i, _)| *i);
     let mut missing = missing.into_iter().map(|(_, endpoint)| endpoint);
     for slice in &mut changed {
-        let room = SLICE.saturating_sub(len(slice));
+        let room = most.saturating_sub(len(slice));
         slice.endpoints.get_or_insert_default().extend(missing.by_ref().take(room));
     }
     let rest = missing.len();
-    if rest > 0 && rest < SLICE {
-        let with_room = (0..unchanged.len()).filter(|&i| len(&unchanged[i]) + rest <= SLICE);
+    if rest > 0 && rest < most {
+        let with_room = (0..unchanged.len()).filter(|&i| len(&unchanged[i]) + rest <= most);
         if let Some(at) = with_room.max_by_key(|&i| len(&unchanged[i])) {
             let mut slice = unchanged.swap_remove(at);
             slice.endpoints.get_or_insert_default().extend(missing.by_ref());
@@ -282,13 +284,13 @@ fn fill(
     plan.update.extend(changed);
     while missing.len() > 0 {
         let mut slice = fresh();
-        slice.endpoints = Some(missing.by_ref().take(SLICE).collect());
+        slice.endpoints = Some(missing.by_ref().take(most).collect());
         plan.create.push(slice);
     }
 }
 
 /// Whether the ports are the same, in whatever order.
-fn same_ports(have: Option<&[EndpointPort]>, want: &[EndpointPort]) -> bool {
+pub(crate) fn same_ports(have: Option<&[EndpointPort]>, want: &[EndpointPort]) -> bool {
     let have = have.unwrap_or_default();
     have.len() == want.len() && want.iter().all(|port| have.contains(port))
 }

@@ -381,7 +381,7 @@ impl<K: Object> Kind<K> {
         let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
         let namespace = object.meta().namespace.as_deref().unwrap_or("");
         let request = self.request(namespace).create(&post(), body).map_err(kube::Error::BuildRequest)?;
-        Ok(self.wrote(self.client.request(request).await?))
+        Ok(self.wrote(crate::acting(&self.client).request(request).await?))
     }
 
     /// Replaces an object; refused when it was written since.
@@ -389,7 +389,7 @@ impl<K: Object> Kind<K> {
         let body = serde_json::to_vec(object).map_err(kube::Error::SerdeError)?;
         let Key { namespace, name } = Key::of(object.meta());
         let request = self.request(&namespace).replace(&name, &post(), body).map_err(kube::Error::BuildRequest)?;
-        Ok(self.wrote(self.client.request(request).await?))
+        Ok(self.wrote(crate::acting(&self.client).request(request).await?))
     }
 
     /// Replaces the status of an object; refused when it was written since.
@@ -400,7 +400,7 @@ impl<K: Object> Kind<K> {
             .request(&namespace)
             .replace_subresource("status", &name, &post(), body)
             .map_err(kube::Error::BuildRequest)?;
-        Ok(self.wrote(self.client.request(request).await?))
+        Ok(self.wrote(crate::acting(&self.client).request(request).await?))
     }
 
     /// Patches an object. With its uid or resource version in the patch, it is refused for another or a changed one.
@@ -408,7 +408,7 @@ impl<K: Object> Kind<K> {
         let Key { namespace, name } = Key::of(of);
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         let request = self.request(&namespace).patch(&name, &params, patch).map_err(kube::Error::BuildRequest)?;
-        Ok(self.wrote(self.client.request(request).await?))
+        Ok(self.wrote(crate::acting(&self.client).request(request).await?))
     }
 
     /// Patches the status of an object.
@@ -421,7 +421,7 @@ impl<K: Object> Kind<K> {
         let params = PatchParams { field_manager: Some(FIELD_MANAGER.into()), ..PatchParams::default() };
         let request =
             self.request(&namespace).patch_subresource("status", &name, &params, patch).map_err(kube::Error::BuildRequest)?;
-        Ok(self.wrote(self.client.request(request).await?))
+        Ok(self.wrote(crate::acting(&self.client).request(request).await?))
     }
 
     /// Deletes this very object (not another of its name). That it is gone already is no error.
@@ -434,7 +434,7 @@ impl<K: Object> Kind<K> {
     pub async fn delete_with(&self, of: &ObjectMeta, params: &DeleteParams) -> Result<(), kube::Error> {
         let Key { namespace, name } = Key::of(of);
         let request = self.request(&namespace).delete(&name, params).map_err(kube::Error::BuildRequest)?;
-        match self.client.request_status::<K>(request).await {
+        match crate::acting(&self.client).request_status::<K>(request).await {
             Ok(answer) => match answer.left().filter(|object| is_terminating(object.meta())) {
                 Some(object) => drop(self.wrote(object)),
                 None => self.deleted(of, true),

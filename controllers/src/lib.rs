@@ -9,14 +9,17 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, Service, ServiceAccount,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Service,
+    ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
+use k8s_openapi::api::rbac::v1::ClusterRole;
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+mod aggregation;
 mod claim;
 mod controller;
 mod cronjob;
@@ -32,12 +35,14 @@ mod hash;
 mod history;
 mod job;
 mod kind;
+mod mirroring;
 mod namespace;
 mod nodeipam;
 mod nodelifecycle;
 mod podgc;
 mod pods;
 mod queue;
+mod quota;
 mod replicas;
 mod resources;
 mod scaled;
@@ -45,6 +50,8 @@ mod serviceaccount;
 mod services;
 mod statefulset;
 mod tainteviction;
+
+use std::pin::Pin;
 
 use events::Recorder;
 use kind::{By, Kind};
@@ -79,10 +86,41 @@ pub struct Context {
     catalogue: resources::Catalogue,
     /// Whether the metadata of all resources are watched.
     monitored: tokio::sync::watch::Sender<bool>,
-    /// For what isn't a shared kind.
+    /// For what no controller of its own does.
     client: Client,
     /// How the controllers work.
     config: Config,
+}
+
+impl Context {
+    /// For what isn't a shared kind: the client of the controller that asks.
+    fn client(&self) -> Client {
+        acting(&self.client)
+    }
+}
+
+/// Makes the client of a controller, by the name of the service account that it acts as.
+pub type Accounts = Arc<dyn Fn(&'static str) -> Client + Send + Sync>;
+
+tokio::task_local! {
+    /// Who the controller of this task is.
+    static ACTING: Client;
+}
+
+/// The client of the controller whose task this is; `other` outside of any.
+fn acting(other: &Client) -> Client {
+    ACTING.try_with(Client::clone).unwrap_or_else(|_| other.clone())
+}
+
+/// Work that acts as the controller of the task that makes it, wherever it is carried on.
+fn carried<T>(work: impl Future<Output = T>) -> impl Future<Output = T> {
+    let client = ACTING.try_with(Client::clone).ok();
+    async move {
+        match client {
+            Some(client) => ACTING.scope(client, work).await,
+            None => work.await,
+        }
+    }
 }
 
 /// Declares the shared kinds: a cache each, all of them filled before any controller runs.
@@ -141,6 +179,8 @@ kinds! {
     services: Service = std::convert::identity;
     endpoints: Endpoints = std::convert::identity;
     endpoint_slices: EndpointSlice = std::convert::identity;
+    cluster_roles: ClusterRole = std::convert::identity;
+    quotas: ResourceQuota = std::convert::identity;
 }
 
 /// Pods are found by their node, too.
@@ -174,8 +214,12 @@ fn strip_node(node: &mut Node) {
     }
 }
 
-/// Runs all controllers until `shutdown`.
-pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
+/// A controller's work, until it is dropped.
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Runs all controllers until `shutdown`. What they watch they share, by `client`; each acts by a client of its own, as
+/// upstream's service account of its name (in `kube-system`).
+pub async fn run(config: Config, client: Client, accounts: Accounts, shutdown: CancellationToken) -> Result<(), Error> {
     let (events, writer) = Recorder::new(client.clone());
     let context = Arc::new(Context {
         kinds: Kinds::new(&client),
@@ -185,30 +229,39 @@ pub async fn run(config: Config, client: Client, shutdown: CancellationToken) ->
         client,
         config,
     });
-    let (collector, collecting, left) = garbage::new();
+    let (collector, collecting, [left, left_of_quotas]) = garbage::new();
     let heard = context.kinds.heard(&collector);
+    let c = || context.clone();
+    let controllers: Vec<(&'static str, Work)> = vec![
+        ("replicaset-controller", Box::pin(replicas::run::<ReplicaSet>(c()))),
+        ("replication-controller", Box::pin(replicas::run::<ReplicationController>(c()))),
+        ("deployment-controller", Box::pin(deployment::run(c()))),
+        ("job-controller", Box::pin(job::run(c()))),
+        ("disruption-controller", Box::pin(disruption::run(c()))),
+        ("statefulset-controller", Box::pin(statefulset::run(c()))),
+        ("daemon-set-controller", Box::pin(daemonset::run(c()))),
+        ("cronjob-controller", Box::pin(cronjob::run(c()))),
+        ("ttl-after-finished-controller", Box::pin(job::run_ttl(c()))),
+        ("endpoint-controller", Box::pin(endpoints::run(c()))),
+        ("endpointslice-controller", Box::pin(endpointslice::run(c()))),
+        ("endpointslicemirroring-controller", Box::pin(mirroring::run(c()))),
+        ("clusterrole-aggregation-controller", Box::pin(aggregation::run(c()))),
+        ("resourcequota-controller", Box::pin(quota::run(c(), left_of_quotas))),
+        ("service-account-controller", Box::pin(serviceaccount::run_accounts(c()))),
+        ("root-ca-cert-publisher", Box::pin(serviceaccount::run_root_ca(c()))),
+        ("node-controller", Box::pin(nodeipam::run(c()))),
+        ("node-controller", Box::pin(nodelifecycle::run(c()))),
+        ("node-controller", Box::pin(tainteviction::run(c()))),
+        ("pod-garbage-collector", Box::pin(podgc::run(c()))),
+        ("namespace-controller", Box::pin(namespace::run(c(), left))),
+        ("generic-garbage-collector", Box::pin(garbage::run(c(), collector, collecting, heard))),
+    ];
     // Ends with this function: the tasks of a set are aborted when it is dropped.
     let mut tasks = JoinSet::new();
     tasks.spawn(writer);
-    tasks.spawn(replicas::run::<ReplicaSet>(context.clone()));
-    tasks.spawn(replicas::run::<ReplicationController>(context.clone()));
-    tasks.spawn(deployment::run(context.clone()));
-    tasks.spawn(job::run(context.clone()));
-    tasks.spawn(disruption::run(context.clone()));
-    tasks.spawn(statefulset::run(context.clone()));
-    tasks.spawn(daemonset::run(context.clone()));
-    tasks.spawn(cronjob::run(context.clone()));
-    tasks.spawn(job::run_ttl(context.clone()));
-    tasks.spawn(endpoints::run(context.clone()));
-    tasks.spawn(endpointslice::run(context.clone()));
-    tasks.spawn(serviceaccount::run_accounts(context.clone()));
-    tasks.spawn(serviceaccount::run_root_ca(context.clone()));
-    tasks.spawn(nodeipam::run(context.clone()));
-    tasks.spawn(nodelifecycle::run(context.clone()));
-    tasks.spawn(tainteviction::run(context.clone()));
-    tasks.spawn(podgc::run(context.clone()));
-    tasks.spawn(namespace::run(context.clone(), left));
-    tasks.spawn(garbage::run(context.clone(), collector, collecting, heard));
+    for (account, work) in controllers {
+        tasks.spawn(ACTING.scope(accounts(account), work));
+    }
     // Every controller has subscribed by now, when it was made: the watches may begin.
     context.kinds.start(&mut tasks);
     shutdown.cancelled().await;

@@ -124,7 +124,7 @@ async fn empty(context: &Arc<Context>, namespace: &str, resources: Vec<Resource>
 
 /// Deletes all objects of a resource; returns those that are still there.
 async fn empty_one(context: &Context, namespace: &str, resource: &Resource) -> Result<Vec<ObjectMeta>, kube::Error> {
-    let api: Api<DynamicObject> = Api::namespaced_with(context.client.clone(), namespace, &resource.api);
+    let api: Api<DynamicObject> = Api::namespaced_with(context.client(), namespace, &resource.api);
     let list = || async {
         match api.list_metadata(&ListParams::default()).await {
             Ok(list) => Ok(list.items.into_iter().map(|o| o.metadata).collect::<Vec<_>>()),
@@ -157,7 +157,7 @@ async fn finalize(context: &Context, namespace: &Namespace) -> Result<(), Error>
     if let Some(spec) = &mut done.spec {
         spec.finalizers = Some(spec.finalizers.iter().flatten().filter(|f| *f != FINALIZER).cloned().collect());
     }
-    let api: Api<Namespace> = Api::all(context.client.clone());
+    let api: Api<Namespace> = Api::all(context.client());
     let name = namespace.metadata.name.as_deref().unwrap_or("");
     match api.replace_subresource("finalize", name, &PostParams::default(), &done).await {
         Err(error) if !is_gone(&error) => Err(Error::on("finalizing a namespace")(error)),

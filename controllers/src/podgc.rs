@@ -85,7 +85,7 @@ async fn collect(context: Arc<Context>, item: Item) -> Result<Again, Error> {
                 return Ok(None);
             }
             // The cache may be behind: ask before pods are deleted that may be running.
-            let api: Api<Node> = Api::all(context.client.clone());
+            let api: Api<Node> = Api::all(context.client());
             if api.get_opt(&name).await.map_err(Error::on("looking for a node"))?.is_none() {
                 for pod in kinds.pods.find(&By::Node(name)) {
                     let why = Some(("DeletionByPodGC", "PodGC: node no longer exists"));

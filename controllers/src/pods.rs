@@ -57,7 +57,7 @@ pub async fn create<P: Object>(
         // Each in a task of its own: with the API server in this process, all cores take part.
         let mut answers = futures::stream::iter(work.into_iter().map(|pod| {
             let context = context.clone();
-            tokio::spawn(async move { context.kinds.pods.create(&pod).await })
+            tokio::spawn(crate::carried(async move { context.kinds.pods.create(&pod).await }))
         }))
         .buffer_unordered(PARALLEL);
         let mut failure = None;
@@ -92,7 +92,7 @@ pub async fn delete<P: Object>(
 ) -> Result<(), Error> {
     let mut answers = futures::stream::iter(pods.into_iter().map(|pod| {
         let context = context.clone();
-        tokio::spawn(async move { (context.kinds.pods.delete(&pod.metadata, None).await, pod) })
+        tokio::spawn(crate::carried(async move { (context.kinds.pods.delete(&pod.metadata, None).await, pod) }))
     }))
     .buffer_unordered(PARALLEL);
     let mut failure = None;

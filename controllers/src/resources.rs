@@ -61,10 +61,10 @@ impl Catalogue {
 
     /// Asks what resources there are.
     pub async fn refresh(&self) -> Result<(), kube::Error> {
-        let discovery = match Discovery::new(self.client.clone()).run_aggregated().await {
+        let discovery = match Discovery::new(crate::acting(&self.client)).run_aggregated().await {
             Ok(discovery) => discovery,
             // A server that doesn't give all at once.
-            Err(_) => Discovery::new(self.client.clone()).run().await?,
+            Err(_) => Discovery::new(crate::acting(&self.client)).run().await?,
         };
         let mut all = Vec::new();
         let mut kinds = HashMap::new();

@@ -1,5 +1,7 @@
 //! Helpers of the end-to-end tests.
 
+pub mod alone;
+pub mod kubectl;
 pub mod up;
 
 use std::path::{Path, PathBuf};

@@ -2,9 +2,10 @@
 
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::kubectl::Kubectl;
 use crate::skip;
 
 /// How long anything may take before a test gives up on it.
@@ -14,6 +15,7 @@ pub const PATIENCE: Duration = Duration::from_secs(90);
 pub struct Up {
     name: String,
     dir: tempfile::TempDir,
+    kubectl: Kubectl,
     child: Child,
     /// The ranges of a cluster that isn't the default one.
     docker: bool,
@@ -63,7 +65,8 @@ pub fn needs_docker(test: &str) -> Option<()> {
     Some(())
 }
 
-fn free_port() -> u16 {
+/// A port of this machine that nobody has.
+pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
 }
 
@@ -82,7 +85,8 @@ impl Up {
     fn start(name: &str, args: &[&str], docker: bool) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let child = Self::spawn(name, dir.path(), args);
-        Self { name: name.into(), dir, child, docker }
+        let kubectl = Kubectl { kubeconfig: dir.path().join("data/kubeconfig"), dir: dir.path().into() };
+        Self { name: name.into(), dir, kubectl, child, docker }
     }
 
     fn spawn(name: &str, dir: &Path, args: &[&str]) -> Child {
@@ -115,72 +119,45 @@ impl Up {
         self.child.wait().expect("wait for skiff");
     }
 
-    /// The cluster's kubeconfig.
-    pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.path().join("data/kubeconfig")
-    }
-
     /// A directory of the test's own.
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
+}
 
-    /// A kubectl command on this cluster, to be run.
-    pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
-        command.args(args).env("KUBECONFIG", self.kubeconfig()).env("HOME", self.dir.path()).stdin(Stdio::null());
-        command
-    }
+/// An image with busybox and nothing else, made here.
+pub const BUSYBOX: &str = "skiff-test/busybox:2";
 
-    /// Runs kubectl.
-    pub fn run(&self, args: &[&str]) -> Output {
-        self.command(args).output().expect("run kubectl")
+/// Makes that image, unless it is there; `None`, said aloud, where it can't be made.
+pub fn needs_busybox(test: &str) -> Option<()> {
+    needs_docker(test)?;
+    if docker(&["image", "inspect", BUSYBOX]).is_ok() {
+        return Some(());
     }
+    let program = Path::new("/bin/busybox");
+    if !program.exists() {
+        skip(test, "there is no static busybox (package busybox-static)");
+        return None;
+    }
+    let dir = tempfile::tempdir().expect("a directory");
+    let bin = dir.path().join("root/bin");
+    std::fs::create_dir_all(&bin).expect("a directory");
+    std::fs::create_dir_all(dir.path().join("root/tmp")).expect("a directory");
+    std::fs::copy(program, bin.join("busybox")).expect("a copy of busybox");
+    for name in ["sh", "cat", "echo", "sleep", "tar", "nc", "wget", "httpd", "true", "ls", "env", "date", "test", "rm", "id", "nslookup", "ps", "mkdir", "chmod", "stty", "hostname", "tr"] {
+        std::os::unix::fs::symlink("busybox", bin.join(name)).expect("a link");
+    }
+    let tar = dir.path().join("image.tar").display().to_string();
+    let made = Command::new("tar").arg("-C").arg(dir.path().join("root")).args(["--owner=0", "--group=0", "-cf", &tar, "."]).status();
+    assert!(made.is_ok_and(|status| status.success()), "tar");
+    docker(&["import", &tar, BUSYBOX]).expect("import the image");
+    Some(())
+}
 
-    /// Runs kubectl, which must succeed; what it printed.
-    #[track_caller]
-    pub fn ok(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "kubectl {}\n{out}{err}", args.join(" "));
-        out.into_owned()
-    }
-
-    /// Runs kubectl, whose output must have all these in it.
-    #[track_caller]
-    pub fn shows(&self, args: &[&str], expected: &[&str]) {
-        let out = self.ok(args);
-        for text in expected {
-            assert!(out.contains(text), "kubectl {}: no {text:?} in\n{out}", args.join(" "));
-        }
-    }
-
-    /// Runs kubectl, which must fail and say this.
-    #[track_caller]
-    pub fn fails(&self, args: &[&str], expected: &str) {
-        let output = self.run(args);
-        let err = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && err.contains(expected), "kubectl {}: no {expected:?} in {err}", args.join(" "));
-    }
-
-    /// Runs kubectl with a manifest on its standard input, which must succeed.
-    #[track_caller]
-    pub fn feed(&self, args: &[&str], manifest: &str) -> String {
-        let path = self.dir.path().join(format!("manifest-{:x}.yaml", manifest.len() * 31 + args.len()));
-        std::fs::write(&path, manifest).expect("write a manifest");
-        let file = path.display().to_string();
-        let args: Vec<&str> = args.iter().map(|a| if *a == "-" { file.as_str() } else { a }).collect();
-        self.ok(&args)
-    }
-
-    /// Waits until kubectl shows this.
-    #[track_caller]
-    pub fn until(&self, args: &[&str], what: &str, pass: impl Fn(&str) -> bool) -> String {
-        eventually(what, || {
-            let out = String::from_utf8_lossy(&self.run(args).stdout).into_owned();
-            if pass(&out) { Ok(out) } else { Err(out) }
-        })
-    }
+/// Runs the docker client.
+pub fn docker(args: &[&str]) -> Result<String, String> {
+    let output = Command::new("docker").args(args).output().map_err(|e| e.to_string())?;
+    if output.status.success() { Ok(String::from_utf8_lossy(&output.stdout).into_owned()) } else { Err(String::from_utf8_lossy(&output.stderr).into_owned()) }
 }
 
 /// Asks again and again, for what can't be watched from outside, until the answer is good.
@@ -193,6 +170,14 @@ pub fn eventually<T, E: std::fmt::Debug>(what: &str, ask: impl Fn() -> Result<T,
             Err(last) if begin.elapsed() > PATIENCE => panic!("{what}: not within {PATIENCE:?}; last: {last:?}"),
             Err(_) => std::thread::park_timeout(Duration::from_millis(200)),
         }
+    }
+}
+
+impl std::ops::Deref for Up {
+    type Target = Kubectl;
+
+    fn deref(&self) -> &Kubectl {
+        &self.kubectl
     }
 }
 

@@ -1,6 +1,9 @@
 //! The tour with plain `kubectl`, on a simulated cluster: what a tutorial types.
 
-use skiff_e2e::up::{Up, needs_kubectl};
+use std::os::unix::fs::PermissionsExt;
+use std::process::{Command, Stdio};
+
+use skiff_e2e::up::{Up, eventually, free_port, needs_kubectl};
 
 const WEB: &str = "
 apiVersion: apps/v1
@@ -141,6 +144,7 @@ fn jobs_nodes_and_namespaces() {
     up.ok(&["drain", &node, "--ignore-daemonsets", "--force", "--timeout=60s"]);
     up.until(&["get", "pods", "-l", "app=web", "-o", "wide"], "the pods are elsewhere", |out| !out.contains(&format!(" {node} ")) && out.matches("Running").count() == 2);
     up.ok(&["uncordon", &node]);
+    by_hand(&up);
     up.shows(&["events", "--for", "deployment/web"], &["ScalingReplicaSet"]);
 
     up.ok(&["create", "namespace", "gone"]);
@@ -152,6 +156,37 @@ fn jobs_nodes_and_namespaces() {
     // Too large for any node: said as upstream says it.
     up.ok(&["run", "big", "--image=x", "--overrides", r#"{"spec":{"containers":[{"name":"big","image":"x","resources":{"requests":{"cpu":"1000"}}}]}}"#]);
     up.until(&["describe", "pod", "big"], "an explanation", |out| out.contains("0/2 nodes are available: 2 Insufficient cpu."));
+}
+
+/// What a person does to one object.
+fn by_hand(up: &Up) {
+    // An editor is a program that changes the file that it is given.
+    let script = up.dir().join("editor");
+    let editor = |change: &str| {
+        std::fs::write(&script, format!("#!/bin/sh\nexec sed -i '{change}' \"$1\"\n")).expect("write the editor");
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("make the editor a program");
+        up.command(&["edit", "deployment", "web"]).env("EDITOR", &script).output().expect("kubectl edit")
+    };
+    let edited = editor("s/replicas: 2/replicas: 3/");
+    assert!(String::from_utf8_lossy(&edited.stdout).contains("deployment.apps/web edited"), "{}", String::from_utf8_lossy(&edited.stderr));
+    up.shows(&["get", "deployment", "web", "-o", "jsonpath={.spec.replicas}"], &["3"]);
+    let unchanged = editor("s/nothing/nothing/");
+    assert!(String::from_utf8_lossy(&unchanged.stderr).contains("Edit cancelled"), "{}", String::from_utf8_lossy(&unchanged.stderr));
+
+    up.shows(&["autoscale", "deployment", "web", "--min=2", "--max=5", "--cpu-percent=80"], &["horizontalpodautoscaler.autoscaling/web autoscaled"]);
+    up.shows(&["get", "hpa", "web"], &["Deployment/web", "MINPODS", "2", "5"]);
+    up.ok(&["delete", "hpa", "web"]);
+
+    let port = free_port();
+    let mut proxy = up.command(&["proxy", "--port", &port.to_string()]).stdout(Stdio::null()).spawn().expect("kubectl proxy");
+    let url = format!("http://127.0.0.1:{port}/apis/apps/v1/namespaces/default/deployments/web");
+    let answer = eventually("kubectl proxy", || {
+        let output = Command::new("curl").args(["-sf", "--max-time", "5", &url]).output().map_err(|e| e.to_string())?;
+        if output.status.success() { Ok(String::from_utf8_lossy(&output.stdout).into_owned()) } else { Err(output.status.to_string()) }
+    });
+    assert!(answer.contains("\"kind\":\"Deployment\""), "{answer}");
+    proxy.kill().expect("kill kubectl proxy");
+    proxy.wait().expect("wait for kubectl proxy");
 }
 
 #[test]

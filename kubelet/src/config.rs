@@ -68,7 +68,7 @@ impl Config {
 /// Where and how the kubelet's own server listens.
 #[derive(Clone, Debug)]
 pub struct Listen {
-    /// The address and port; upstream's port is 10250. Port 0 takes a free one, which the node then reports.
+    /// The address and port; upstream's port is 10250. Port 0, or one that is taken, gives a free one. The node reports which.
     pub address: SocketAddr,
     /// The certificate to show and the client certificates to ask for. Requests are authorized by what the
     /// client certificate says, so the verifier has to demand one that the cluster's authority signed.

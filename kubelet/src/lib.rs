@@ -6,6 +6,7 @@
 
 mod act;
 mod admission;
+pub mod certificates;
 pub mod config;
 mod context;
 mod end;

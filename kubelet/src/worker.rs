@@ -163,8 +163,12 @@ impl Worker {
                     return;
                 }
             }
-            self.start_writing();
-            let next = [self.wake_at, self.write_hold()].into_iter().flatten().min();
+            // Asked once: were it held at one look and free at the next, nothing would wake us to write.
+            let held = self.write_hold();
+            if held.is_none() {
+                self.start_writing();
+            }
+            let next = [self.wake_at, held].into_iter().flatten().min();
             news = tokio::select! {
                 changed = self.inbox.changed() => {
                     if changed.is_err() {
@@ -496,7 +500,7 @@ impl Worker {
 
     /// Writes the status if it changed; when all is written and over, deletes the API's object if that was asked for.
     fn start_writing(&mut self) {
-        if self.write.is_some() || self.gone || self.write_hold().is_some() {
+        if self.write.is_some() || self.gone {
             return;
         }
         let pods: Api<Pod> = Api::namespaced(self.ctx.client.clone(), pod::namespace(&self.pod));

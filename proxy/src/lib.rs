@@ -3,6 +3,8 @@
 //! Services and EndpointSlices are watched; [`plan`] makes of them the one set of rules that there should be, and
 //! [`nft`] carries the difference to the kernel in one transaction.
 
+mod conntrack;
+mod forward;
 pub mod nft;
 pub mod plan;
 
@@ -79,9 +81,25 @@ fn take_in<K: ResourceExt + Clone>(map: &mut BTreeMap<String, K>, fresh: &mut BT
     }
 }
 
-/// Keeps the rules up to date until `shutdown`. They stay when this ends, so that a restart is not noticed.
+/// Takes all rules of a cluster out of the kernel.
+pub async fn remove(cluster: &str) -> Result<(), Error> {
+    forward::close(cluster).await?;
+    Ok(Table::new(cluster).remove().await?)
+}
+
+/// Keeps the rules up to date until `shutdown`, then takes them away. After a crash they stay, and the next run takes them up.
 pub async fn run(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
     nft::let_bridges_be_seen();
+    if let Err(error) = forward::open(&config.cluster, &config.pod_cidr).await {
+        tracing::warn!(%error, "node ports may not answer to other machines");
+    }
+    let cluster = config.cluster.clone();
+    let result = follow(config, client, shutdown).await;
+    let removed = remove(&cluster).await;
+    result.and(removed)
+}
+
+async fn follow(config: Config, client: Client, shutdown: CancellationToken) -> Result<(), Error> {
     let mut table = Table::new(&config.cluster);
     let mut observed = Observed::default();
     let (mut fresh_services, mut fresh_slices) = (BTreeMap::new(), BTreeMap::new());

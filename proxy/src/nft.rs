@@ -6,6 +6,7 @@ use std::process::Stdio;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
+use crate::conntrack;
 use crate::plan::Rules;
 
 /// Why rules couldn't be written.
@@ -14,6 +15,9 @@ pub enum Error {
     /// There is no `nft`, or it can't be started.
     #[error("run nft (is nftables installed?): {0}")]
     Run(#[from] std::io::Error),
+    /// There is no `iptables`, or it can't be started.
+    #[error("run iptables (is it installed?): {0}")]
+    Iptables(#[source] std::io::Error),
     /// The kernel or `nft` refused.
     #[error("nft refused the rules: {0}")]
     Refused(String),
@@ -69,15 +73,28 @@ impl Table {
             None => whole(&self.name, &rules),
         };
         // After a failure nothing is known of what there is: the next time all is written.
-        self.written = None;
+        let before = self.written.take();
         run(&script).await?;
+        let moved = conntrack::changed(before.as_ref().map(|rules| &rules.udp), &rules.udp);
         self.written = Some(rules);
+        if !moved.is_empty() {
+            forget(moved).await;
+        }
         Ok(())
     }
 
     /// Takes the table out of the kernel.
     pub async fn remove(self) -> Result<(), Error> {
         run(&format!("add table ip {0}\ndelete table ip {0}\n", self.name)).await
+    }
+}
+
+/// Has clients of UDP ports whose endpoints changed choose anew. New ones do so anyhow, so a failure is no more than told.
+async fn forget(moved: conntrack::Ports) {
+    match tokio::task::spawn_blocking(move || conntrack::flush(&moved)).await {
+        Ok(Ok(0)) | Err(_) => {}
+        Ok(Ok(count)) => tracing::debug!(count, "stale UDP conversations forgotten"),
+        Ok(Err(error)) => tracing::warn!(%error, "UDP clients may go on sending to endpoints that are gone"),
     }
 }
 
@@ -177,7 +194,7 @@ mod tests {
     fn rules(chains: &[(&str, &str)], elements: &[(&str, &str)]) -> Rules {
         let chains = chains.iter().map(|(name, rule)| ((*name).into(), vec![(*rule).into()])).collect();
         let elements = elements.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect();
-        Rules { chains, elements: BTreeMap::from([("service_ips", elements)]), affinity: BTreeMap::new() }
+        Rules { chains, elements: BTreeMap::from([("service_ips", elements)]), affinity: BTreeMap::new(), udp: BTreeMap::new() }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 
 use crate::Config;
+use crate::conntrack::Ports;
 
 /// The label by which a slice names its Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -26,6 +27,8 @@ pub struct Rules {
     pub elements: BTreeMap<&'static str, BTreeMap<String, String>>,
     /// Sets of clients that stay with an endpoint: name and timeout in seconds.
     pub affinity: BTreeMap<String, i32>,
+    /// Where UDP goes: no rules, but what the kernel remembers of conversations is held against it.
+    pub udp: Ports,
 }
 
 /// One endpoint of one port.
@@ -138,6 +141,7 @@ fn port_rules(rules: &mut Rules, config: &Config, service: &Service, port: &Port
     // The cluster's own address: what doesn't come from a pod is masqueraded, so that the answer comes back this way.
     let from_outside = format!("ip saddr != {} meta mark set meta mark or {MASQUERADE}", config.pod_cidr);
     let cluster_ip = port.spec.cluster_ip.clone().unwrap_or_default();
+    note_udp(rules, port, cluster_ip.parse().ok(), number_in, &inner);
     let has_outer = add_outer(rules, service, port, number_in, &outer, &outer_chain);
     if inner.is_empty() {
         insert(rules, "no_endpoints", format!("{cluster_ip} . {} . {number_in}", port.protocol), "goto refuse".into());
@@ -165,15 +169,24 @@ fn add_outer(rules: &mut Rules, service: &Service, port: &Port<'_>, number_in: u
     if let Some(node_port) = port.port.node_port.and_then(number) {
         let map = if targets.is_empty() { "no_endpoint_ports" } else { "node_ports" };
         insert(rules, map, format!("{} . {node_port}", port.protocol), verdict.clone());
+        note_udp(rules, port, None, node_port, targets);
         any = true;
     }
     let balancers = service.status.iter().filter_map(|s| s.load_balancer.as_ref()).flat_map(|b| b.ingress.iter().flatten()).filter_map(|i| i.ip.clone());
     for ip in port.spec.external_ips.iter().flatten().cloned().chain(balancers).filter(|ip| ip.parse::<Ipv4Addr>().is_ok()) {
         let map = if targets.is_empty() { "no_endpoints" } else { "service_ips" };
         insert(rules, map, format!("{ip} . {} . {number_in}", port.protocol), verdict.clone());
+        note_udp(rules, port, ip.parse().ok(), number_in, targets);
         any = true;
     }
     any
+}
+
+/// Notes where a UDP port leads; without an address it is one of the node's.
+fn note_udp(rules: &mut Rules, port: &Port<'_>, ip: Option<Ipv4Addr>, number: u16, targets: &BTreeSet<Target>) {
+    if port.protocol == "udp" {
+        rules.udp.entry((ip, number)).or_insert_with(|| targets.iter().map(|t| (t.ip, t.port)).collect());
+    }
 }
 
 fn insert(rules: &mut Rules, map: &'static str, key: String, value: String) {

@@ -25,8 +25,8 @@ pub enum Command {
     Down(Down),
     /// Tell whether a cluster runs, and how its nodes are.
     Status(Named),
-    /// Print a cluster's kubeconfig.
-    Kubeconfig(Named),
+    /// Print a cluster's kubeconfig: the administrator's, or one for a component that runs alone.
+    Kubeconfig(KubeconfigOf),
     /// Print the version.
     Version,
     /// Run an API server alone.
@@ -35,7 +35,7 @@ pub enum Command {
     Controllers(Controllers),
     /// Run the scheduler alone.
     Scheduler(Remote),
-    /// Run a node alone.
+    /// Run a node alone, on this machine or another: it asks for its certificates itself.
     Kubelet(Kubelet),
     /// Run the service proxy of a node alone.
     Proxy(Proxy),
@@ -50,7 +50,7 @@ pub struct Named {
     #[arg(long, default_value = "default", value_parser = name)]
     pub name: String,
     /// Where the cluster keeps its files [default: /var/lib/skiff/NAME as root, ~/.local/share/skiff/NAME otherwise].
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub data_dir: Option<PathBuf>,
 }
 
@@ -106,6 +106,37 @@ pub struct Down {
     pub purge: bool,
 }
 
+/// `skiff kubeconfig`
+#[derive(Args, Clone, Debug)]
+pub struct KubeconfigOf {
+    /// Which cluster.
+    #[command(flatten)]
+    pub named: Named,
+    /// Who is to use it.
+    #[arg(long, value_enum, default_value_t = Component::Admin)]
+    pub user: Component,
+    /// The API server's address as the user sees it [default: as the API server listens].
+    #[arg(long, value_name = "URL", value_parser = server_url)]
+    pub server: Option<String>,
+}
+
+/// Who speaks to an API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Component {
+    /// A person who may do everything.
+    Admin,
+    /// `skiff controllers`
+    Controllers,
+    /// `skiff scheduler`
+    Scheduler,
+    /// `skiff kubelet`, any node: good for a day, in which nodes may join. A node keeps what it got.
+    Kubelet,
+    /// `skiff proxy`
+    Proxy,
+    /// `skiff dns`
+    Dns,
+}
+
 /// `skiff apiserver`
 #[derive(Args, Clone, Debug)]
 pub struct ApiServer {
@@ -149,8 +180,14 @@ pub struct Kubelet {
     #[command(flatten)]
     pub remote: Remote,
     /// The node's name [default: this machine's].
-    #[arg(long)]
-    pub node: Option<String>,
+    #[arg(long, alias = "node", value_name = "NAME", value_parser = node_name)]
+    pub node_name: Option<String>,
+    /// The node's address, where its kubelet listens [default: the one by which this machine reaches the API server].
+    #[arg(long, value_name = "ADDRESS")]
+    pub node_ip: Option<std::net::IpAddr>,
+    /// The address that pods ask for names [default: none, they have this machine's resolver].
+    #[arg(long, value_name = "ADDRESS")]
+    pub cluster_dns: Option<std::net::IpAddr>,
     /// The cluster's name: whose containers are this node's own.
     #[arg(long, default_value = "default", value_parser = name)]
     pub cluster: String,
@@ -161,7 +198,7 @@ pub struct Kubelet {
     #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
     pub pod_cidr: Cidr,
     /// Where the node keeps the files of pods.
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", value_parser = absolute)]
     pub data_dir: Option<PathBuf>,
 }
 
@@ -172,8 +209,11 @@ pub struct Proxy {
     #[command(flatten)]
     pub remote: Remote,
     /// The node's name [default: this machine's].
-    #[arg(long)]
-    pub node: Option<String>,
+    #[arg(long, alias = "node", value_name = "NAME", value_parser = node_name)]
+    pub node_name: Option<String>,
+    /// The cluster's name: which rules are this cluster's.
+    #[arg(long, default_value = "default", value_parser = name)]
+    pub cluster: String,
     /// Where the addresses of pods come from.
     #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
     pub pod_cidr: Cidr,
@@ -283,6 +323,21 @@ impl Cidr {
 fn name(text: &str) -> Result<String, String> {
     let errors = skiff_api::names::dns_label(text);
     if errors.is_empty() && text.len() <= 40 { Ok(text.to_owned()) } else { Err("it must be up to 40 lower-case letters, digits and dashes".into()) }
+}
+
+/// Containers' files are mounted by paths that don't depend on where this was typed.
+fn absolute(text: &str) -> Result<PathBuf, String> {
+    std::path::absolute(text).map_err(|e| e.to_string())
+}
+
+fn node_name(text: &str) -> Result<String, String> {
+    let errors = skiff_api::names::dns_subdomain(text);
+    if errors.is_empty() { Ok(text.to_owned()) } else { Err(format!("it can't be a node's name: {}", errors.join("; "))) }
+}
+
+fn server_url(text: &str) -> Result<String, String> {
+    let whole = text.parse::<http::Uri>().is_ok_and(|uri| uri.scheme_str() == Some("https") && uri.host().is_some());
+    if whole { Ok(text.trim_end_matches('/').to_owned()) } else { Err("it must be like https://192.168.1.5:6443".into()) }
 }
 
 /// `60s`, `2m`, `500ms`, `1h`.

@@ -27,6 +27,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::cli::Cidr;
+use crate::dialer::{self, TlsDialer};
 use crate::local;
 
 /// What the server's version says behind upstream's.
@@ -46,6 +47,9 @@ pub enum Error {
     /// Keys and certificates.
     #[error(transparent)]
     Pki(#[from] skiff_apiserver::auth::pki::Error),
+    /// The way to kubelets of other processes.
+    #[error(transparent)]
+    Dialer(#[from] dialer::Error),
     /// A directory for the nodes' files.
     #[error("make a directory for the nodes: {0}")]
     Directory(#[source] io::Error),
@@ -179,7 +183,7 @@ impl Cluster {
             Some(keys) => keys,
             None => (Authority::generate()?, SigningKey::generate()?),
         };
-        let dialer = Arc::new(LocalDialer::default());
+        let dialer = Arc::new(LocalDialer { kubelets: Mutex::default(), remote: TlsDialer::new(&authority)? });
         let config = ServerConfig {
             store: options.store,
             authority: authority.clone(),
@@ -224,10 +228,10 @@ impl Cluster {
     /// Service proxy and DNS, for pods that are real.
     fn start_network(&self, name: &str, node_name: &str, network: &Network, gateway: IpAddr) {
         let config = skiff_proxy::Config { node_name: node_name.into(), cluster: name.into(), pod_cidr: network.pods.to_string() };
-        let (stop, proxy) = (self.stop.clone(), self.client("system:kube-proxy", &["system:masters"]));
+        let (stop, proxy) = (self.stop.clone(), self.client("system:kube-proxy", &[]));
         self.spawn(async move { ended("proxy", skiff_proxy::run(config, proxy, stop).await) });
         let listen = SocketAddr::new(gateway, crate::network::DNS_PORT);
-        let (stop, dns) = (self.stop.clone(), self.client("system:serviceaccount:kube-system:kube-dns", &["system:masters"]));
+        let (stop, dns) = (self.stop.clone(), self.account("coredns"));
         self.spawn(async move { ended("dns", crate::network::dns(dns, listen, stop).await) });
         let (admin, ip) = (self.admin(), IpAddr::V4(network.dns()));
         self.spawn(async move { ended("dns service", crate::network::publish_dns(admin, ip, listen).await) });
@@ -239,15 +243,17 @@ impl Cluster {
     }
 
     fn start_control(&self, pods: Cidr) {
-        let (stop, controllers) = (self.stop.clone(), self.client("system:kube-controller-manager", &["system:masters"]));
+        let (stop, controllers) = (self.stop.clone(), self.client("system:kube-controller-manager", &[]));
+        let server = self.server.clone();
+        let accounts: skiff_controllers::Accounts = Arc::new(move |name| account(&server, name));
         let config = skiff_controllers::Config {
             root_ca: Some(self.authority.pair.certificate.clone()),
             pod_cidrs: vec![pods.to_string()],
             ..skiff_controllers::Config::default()
         };
-        let task = self.tasks.spawn(async move { ended("controllers", skiff_controllers::run(config, controllers, stop).await) });
+        let task = self.tasks.spawn(async move { ended("controllers", skiff_controllers::run(config, controllers, accounts, stop).await) });
         self.server.add_component("controller-manager", task.abort_handle());
-        let (stop, scheduler) = (self.stop.clone(), self.client("system:kube-scheduler", &["system:masters"]));
+        let (stop, scheduler) = (self.stop.clone(), self.client("system:kube-scheduler", &[]));
         let task = self.tasks.spawn(async move { ended("scheduler", skiff_scheduler::run(Default::default(), scheduler, stop).await) });
         self.server.add_component("scheduler", task.abort_handle());
     }
@@ -268,6 +274,11 @@ impl Cluster {
     /// A client that is `user`, in these groups.
     pub fn client(&self, user: &str, groups: &[&str]) -> Client {
         local::client(&self.server, User::new(user, groups.iter().copied()), "skiff")
+    }
+
+    /// A client that is a service account of `kube-system`.
+    fn account(&self, name: &str) -> Client {
+        account(&self.server, name)
     }
 
     /// The API server.
@@ -306,6 +317,12 @@ impl Cluster {
     }
 }
 
+/// A client that is a service account of `kube-system`, whether or not there is such an object: rules go by names.
+fn account(server: &Arc<Server>, name: &str) -> Client {
+    let user = User::new(format!("system:serviceaccount:kube-system:{name}"), ["system:serviceaccounts", "system:serviceaccounts:kube-system"]);
+    local::client(server, user, "skiff")
+}
+
 /// Whether the node's `Ready` condition is true.
 pub fn is_ready(node: &Node) -> bool {
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
@@ -329,10 +346,10 @@ fn temporary_dir() -> io::Result<PathBuf> {
     Ok(dir)
 }
 
-/// Reaches the kubelets of this process.
-#[derive(Default)]
+/// Reaches the kubelets of this process, and others over the network.
 pub struct LocalDialer {
     kubelets: Mutex<HashMap<String, axum::Router>>,
+    remote: TlsDialer,
 }
 
 impl LocalDialer {
@@ -347,7 +364,7 @@ impl Dialer for LocalDialer {
     async fn dial(&self, node: &Value) -> io::Result<Box<dyn Connection>> {
         let name = value::text(node, &["metadata", "name"]);
         let router = self.kubelets.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
-        let router = router.ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, format!("no kubelet of node {name:?} in this process")))?;
+        let Some(router) = router else { return self.remote.dial(node).await };
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
         tokio::spawn(async move {
             let service = hyper_util::service::TowerToHyperService::new(router);

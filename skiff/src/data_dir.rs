@@ -124,6 +124,16 @@ impl DataDir {
     }
 }
 
+/// The authority of a data directory that another process may hold.
+pub fn authority(path: &Path) -> Result<Authority, Error> {
+    let pki = path.join("pki");
+    let read = |name: &str| {
+        let path = pki.join(name);
+        fs::read_to_string(&path).map_err(io_error(&path))
+    };
+    Ok(Authority { pair: Pair { certificate: read("ca.crt")?, key: read("ca.key")? } })
+}
+
 /// The process that holds the directory, if one does.
 pub fn holder(path: &Path) -> Option<i32> {
     let lock_path = path.join("lock");

@@ -9,8 +9,9 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use skiff_apiserver::auth::User;
 
-use crate::cli::{Down, Named};
+use crate::cli::{Component, Down, KubeconfigOf, Named};
 use crate::up::DOCKER_SOCKET;
 use crate::{cluster, data_dir, kubeconfig};
 
@@ -41,6 +42,10 @@ pub async fn down(args: Down) -> anyhow::Result<()> {
             }
             println!("cluster {name} stopped");
         }
+    }
+    // A cluster that was killed left its rules behind; without the privilege there were none.
+    if skiff_proxy::available().await.is_ok() {
+        skiff_proxy::remove(name).await.context("remove the rules of the cluster's services")?;
     }
     let socket = Path::new(DOCKER_SOCKET);
     if skiff_kubelet::runtime::docker::available(socket).await {
@@ -85,13 +90,42 @@ pub async fn status(args: Named) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Prints a cluster's kubeconfig.
-pub fn print_kubeconfig(args: &Named) -> anyhow::Result<()> {
-    let path = path_of(args).join("kubeconfig");
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cluster {} has never been up (no {})", args.name, path.display()))?;
-    print!("{text}");
+/// How long a kubeconfig lets machines become nodes: upstream's bootstrap tokens last a day.
+const BOOTSTRAP_SECONDS: i64 = 86_400;
+/// How long a component's certificate lasts: ten years, as the authority's own.
+const COMPONENT_SECONDS: i64 = 3_650 * 86_400;
+
+/// Prints a cluster's kubeconfig: the administrator's, or a component's.
+pub fn print_kubeconfig(args: &KubeconfigOf) -> anyhow::Result<()> {
+    let path = path_of(&args.named);
+    let own = path.join("kubeconfig");
+    let text = std::fs::read_to_string(&own).with_context(|| format!("cluster {} has never been up (no {})", args.named.name, own.display()))?;
+    if args.user == Component::Admin && args.server.is_none() {
+        print!("{text}");
+        return Ok(());
+    }
+    let known = kubeconfig::read(&own)?;
+    let server = match &args.server {
+        Some(server) => server.clone(),
+        None => kubeconfig::current(&known).0["server"].as_str().context("the cluster's kubeconfig names no server: say --server")?.to_owned(),
+    };
+    let (user, seconds) = match args.user {
+        Component::Admin => (User::new("kubernetes-admin", ["system:masters"]), COMPONENT_SECONDS),
+        Component::Controllers => (User::new("system:kube-controller-manager", NO_GROUPS), COMPONENT_SECONDS),
+        Component::Scheduler => (User::new("system:kube-scheduler", NO_GROUPS), COMPONENT_SECONDS),
+        Component::Proxy => (User::new("system:kube-proxy", NO_GROUPS), COMPONENT_SECONDS),
+        Component::Dns => (User::new("system:serviceaccount:kube-system:coredns", ["system:serviceaccounts"]), COMPONENT_SECONDS),
+        Component::Kubelet => (User::new("system:bootstrap:skiff", ["system:bootstrappers"]), BOOTSTRAP_SECONDS),
+    };
+    // A certificate holds one group, and who shows one is authenticated anyhow.
+    let user = User { groups: user.groups.into_iter().filter(|g| g != "system:authenticated").collect(), ..user };
+    let authority = data_dir::authority(&path)?;
+    let pair = authority.client_lasting(&user, seconds)?;
+    print!("{}", kubeconfig::yaml(&kubeconfig::make(&args.named.name, &server, &authority.pair.certificate, &pair))?);
     Ok(())
 }
+
+const NO_GROUPS: [&str; 0] = [];
 
 /// A client by a kubeconfig.
 pub async fn client(path: &Path) -> anyhow::Result<Client> {
@@ -102,14 +136,6 @@ pub async fn client(path: &Path) -> anyhow::Result<Client> {
 
 /// The certificate (PEM) of the authority that a kubeconfig's current cluster is known by, where it has one.
 pub fn authority(path: &Path) -> anyhow::Result<Option<String>> {
-    let config = kubeconfig::read(path)?;
-    let named = |list: &str, name: &str| config[list].as_array().into_iter().flatten().find(|e| e["name"] == name).cloned();
-    let context = config["current-context"].as_str().and_then(|name| named("contexts", name)).unwrap_or_default();
-    let cluster = context["context"]["cluster"].as_str().and_then(|name| named("clusters", name)).unwrap_or_default();
-    if let Some(data) = cluster["cluster"]["certificate-authority-data"].as_str() {
-        let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, data).context("read the kubeconfig's authority")?;
-        return Ok(Some(String::from_utf8(bytes).context("read the kubeconfig's authority")?));
-    }
-    let file = cluster["cluster"]["certificate-authority"].as_str();
-    file.map(|file| std::fs::read_to_string(file).with_context(|| format!("read {file}"))).transpose()
+    let (cluster, _) = kubeconfig::current(&kubeconfig::read(path)?);
+    Ok(kubeconfig::pem(path, &cluster, "certificate-authority")?)
 }

@@ -21,6 +21,16 @@ pub enum Error {
         /// Why.
         why: String,
     },
+    /// What it names or holds can't be read.
+    #[error("read {what} of the kubeconfig {path}: {why}")]
+    Part {
+        /// Which file.
+        path: PathBuf,
+        /// Which part of it.
+        what: String,
+        /// Why.
+        why: String,
+    },
     /// It can't be made into YAML.
     #[error("write a kubeconfig: {0}")]
     Write(String),
@@ -103,6 +113,26 @@ pub fn read(path: &Path) -> Result<Value, Error> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Value::Null),
         Err(error) => Err(fail(error.to_string())),
     }
+}
+
+/// The cluster and the user of the kubeconfig's current context; null for what there is not.
+pub fn current(config: &Value) -> (Value, Value) {
+    let named = |list: &str, name: &str| config[list].as_array().into_iter().flatten().find(|e| e["name"] == name).cloned();
+    let context = config["current-context"].as_str().and_then(|name| named("contexts", name)).unwrap_or_default();
+    let part = |list: &str, key: &str| context["context"][key].as_str().and_then(|name| named(list, name)).map(|e| e[key].clone());
+    (part("clusters", "cluster").unwrap_or_default(), part("users", "user").unwrap_or_default())
+}
+
+/// The PEM that an entry of the kubeconfig `path` holds as `key-data`, or names the file of as `key`.
+pub fn pem(path: &Path, entry: &Value, key: &str) -> Result<Option<String>, Error> {
+    let fail = |why: String| Error::Part { path: path.into(), what: key.into(), why };
+    if let Some(data) = entry[format!("{key}-data")].as_str() {
+        let bytes = BASE64.decode(data).map_err(|e| fail(e.to_string()))?;
+        return String::from_utf8(bytes).map(Some).map_err(|e| fail(e.to_string()));
+    }
+    let beside = path.parent().unwrap_or(Path::new(""));
+    let file = entry[key].as_str().map(|file| beside.join(file));
+    file.map(|file| fs::read_to_string(&file).map_err(|e| fail(format!("{}: {e}", file.display())))).transpose()
 }
 
 /// The kubeconfig as YAML.

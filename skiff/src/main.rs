@@ -7,9 +7,12 @@ use skiff::cli::{Cli, Command};
 use skiff::{cluster, components, down, up};
 use tracing_subscriber::EnvFilter;
 
+/// What is logged unless `RUST_LOG` says otherwise. The client logs what it also returns, which its callers tell better.
+const QUIET: &str = "warn,kube_client::client::builder=off";
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(QUIET));
     tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
     match run(Cli::parse().command).await {
         Ok(()) => ExitCode::SUCCESS,

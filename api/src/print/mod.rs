@@ -54,26 +54,34 @@ pub fn columns(resource: &Resource) -> &[Column] {
 
 /// The columns of a custom resource: its name, then what `additionalPrinterColumns` of the version says, or its age.
 pub fn custom_columns(version: &Value) -> Vec<Column> {
-    let name = "Name must be unique within a namespace.";
+    // The words of a built-in resource's columns.
+    let words = |column: &str| {
+        let known = crate::resource::find("", "v1", "configmaps").and_then(|r| r.columns.iter().find(|c| c.name == column));
+        known.map_or(Cow::Borrowed(""), |c| c.description.clone())
+    };
     let mut columns = vec![Column {
         name: "Name".into(),
         kind: "string".into(),
         format: "name".into(),
-        description: name.into(),
+        description: words("Name"),
         priority: 0,
         cell: Cell::Rule("metadata.name"),
     }];
-    let age = [json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp", "description": "How long ago it was created."})];
+    let age = [json!({"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp", "description": words("Age")})];
     let given = items(version, &["additionalPrinterColumns"]);
     for column in if given.is_empty() { &age } else { given } {
-        let of = |name: &str| Cow::Owned(text(column, &[name]).to_owned());
+        let of = |name: &str| -> Cow<'static, str> { Cow::Owned(text(column, &[name]).to_owned()) };
+        let description = match of("description") {
+            empty if empty.is_empty() => format!("Custom resource definition column (in JSONPath format): {}", text(column, &["jsonPath"])).into(),
+            given => given,
+        };
         // A path that can't be read leads nowhere; the definition's validation has refused it.
         let path = JsonPath::parse(text(column, &["jsonPath"])).or_else(|_| JsonPath::parse(".none"));
         columns.extend(path.ok().map(|path| Column {
             name: of("name"),
             kind: of("type"),
             format: of("format"),
-            description: of("description"),
+            description,
             priority: at(column, &["priority"]).as_i64().and_then(|p| p.try_into().ok()).unwrap_or(0),
             cell: Cell::Path(path),
         }));

@@ -1,8 +1,6 @@
 //! The schema of a custom resource, from the `openAPIV3Schema` of its definition.
 
-use std::sync::Arc;
-
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{Kind, List, ListType, Node, Object, PatchStrategy, Presence, Property, Schema, builtin};
 use crate::field;
@@ -11,18 +9,16 @@ use crate::value::items;
 /// How deep a schema may nest before it is refused.
 const MAX_DEPTH: usize = 100;
 
-/// The keywords that say something of the value and not of its structure.
-const RULES: [&str; 21] = [
-    "enum", "format", "maximum", "exclusiveMaximum", "minimum", "exclusiveMinimum", "maxLength", "minLength", "pattern", "maxItems",
-    "minItems", "uniqueItems", "maxProperties", "minProperties", "multipleOf", "allOf", "anyOf", "oneOf", "not", "required", "type",
-];
-
 impl Schema {
     /// Reads the `openAPIV3Schema` of a custom resource definition's version. The errors are of schemas that can't be
     /// read at all; whether the definition is valid in every detail is the business of its validation.
     pub fn from_crd(schema: &Value) -> Result<Self, Vec<field::Error>> {
         let mut errors = Vec::new();
         let mut root = read(schema, "openAPIV3Schema", 0, &mut errors);
+        if !matches!(root.kind, Kind::Object(_)) {
+            // Whatever the definition says or leaves out, it is about objects.
+            root.kind = Kind::Object(Object { preserve_unknown: true, ..Object::default() });
+        }
         if let Kind::Object(object) = &mut root.kind {
             type_meta(object);
         }
@@ -30,7 +26,7 @@ impl Schema {
     }
 }
 
-/// Adds the properties of every Kubernetes object.
+/// Adds the properties of every Kubernetes object. What a definition says of its type (a default) stays.
 fn type_meta(object: &mut Object) {
     object.embedded = true;
     for name in ["apiVersion", "kind", "metadata"] {
@@ -40,7 +36,8 @@ fn type_meta(object: &mut Object) {
         };
         let property = property(name, schema);
         match object.properties.binary_search_by(|p| p.name.as_ref().cmp(name)) {
-            Ok(i) => object.properties[i] = property,
+            Ok(i) if name == "metadata" => object.properties[i] = property,
+            Ok(_) => {}
             Err(i) => object.properties.insert(i, property),
         }
     }
@@ -65,12 +62,13 @@ fn read(schema: &Value, path: &str, depth: usize, errors: &mut Vec<field::Error>
         return Schema::default();
     }
     let flag = |name: &str| schema[name].as_bool().unwrap_or(false);
-    let preserve_unknown = flag("x-kubernetes-preserve-unknown-fields");
     let kind = if flag("x-kubernetes-int-or-string") {
         Kind::IntOrString
     } else {
         match schema["type"].as_str().unwrap_or("") {
-            "object" => read_object(schema, preserve_unknown, path, depth, errors),
+            "object" => read_object(schema, path, depth, errors),
+            // Without a type, only what is in an object by chance is known.
+            "" if schema["properties"].is_object() || schema["additionalProperties"].is_object() => read_object(schema, path, depth, errors),
             "array" => Kind::List(List {
                 items: read(&schema["items"], &format!("{path}.items"), depth + 1, errors).into(),
                 list_type: match schema["x-kubernetes-list-type"].as_str() {
@@ -89,43 +87,23 @@ fn read(schema: &Value, path: &str, depth: usize, errors: &mut Vec<field::Error>
             _ => Kind::Any,
         }
     };
-    let rules: Map<String, Value> = schema
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(key, _)| RULES.contains(&key.as_str()))
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect();
-    Schema {
-        kind,
-        nullable: flag("nullable"),
-        atomic: schema["x-kubernetes-map-type"] == "atomic",
-        rules: (!rules.is_empty()).then(|| Arc::new(Value::Object(rules))),
-        ..Schema::default()
-    }
+    Schema { kind, nullable: flag("nullable"), atomic: schema["x-kubernetes-map-type"] == "atomic", ..Schema::default() }
 }
 
-fn read_object(schema: &Value, preserve_unknown: bool, path: &str, depth: usize, errors: &mut Vec<field::Error>) -> Kind {
-    let embedded = schema["x-kubernetes-embedded-resource"] == true;
-    let Some(properties) = schema["properties"].as_object().filter(|p| !p.is_empty()) else {
-        return match &schema["additionalProperties"] {
-            values @ Value::Object(_) => {
-                Kind::Map(read(values, &format!("{path}.additionalProperties"), depth + 1, errors).into())
-            }
-            Value::Bool(true) => Kind::Map(Schema::default().into()),
-            _ if preserve_unknown && !embedded => Kind::Any,
-            _ => {
-                let mut object = Object { preserve_unknown, ..Object::default() };
-                if embedded {
-                    type_meta(&mut object);
-                }
-                Kind::Object(object)
-            }
-        };
-    };
+fn read_object(schema: &Value, path: &str, depth: usize, errors: &mut Vec<field::Error>) -> Kind {
+    let flag = |name: &str| schema[name] == true;
+    let (embedded, preserve_unknown) = (flag("x-kubernetes-embedded-resource"), flag("x-kubernetes-preserve-unknown-fields"));
+    let properties = schema["properties"].as_object().filter(|p| !p.is_empty());
+    match (&schema["additionalProperties"], properties) {
+        (values @ Value::Object(_), None) => return Kind::Map(read(values, &format!("{path}.additionalProperties"), depth + 1, errors).into()),
+        // Any key, but nothing is known of what is in objects below.
+        (Value::Bool(true), None) if !preserve_unknown => return Kind::Map(Schema::from(Kind::Object(Object::default())).into()),
+        (_, None) if preserve_unknown && !embedded && depth > 0 => return Kind::Any,
+        _ => {}
+    }
     let required: Vec<&str> = items(schema, &["required"]).iter().filter_map(Value::as_str).collect();
     let mut object = Object { preserve_unknown, ..Object::default() };
-    for (name, child) in properties {
+    for (name, child) in properties.into_iter().flatten() {
         let node = read(child, &format!("{path}.properties[{name}]"), depth + 1, errors);
         object.properties.push(Property {
             required: required.contains(&name.as_str()),
@@ -133,6 +111,7 @@ fn read_object(schema: &Value, preserve_unknown: bool, path: &str, depth: usize,
             ..property(name, node.into())
         });
     }
+    object.properties.sort_by(|a, b| a.name.cmp(&b.name));
     if embedded {
         type_meta(&mut object);
     }
@@ -163,5 +142,29 @@ mod tests {
         assert_eq!(object["spec"], json!({"size": "kept for validation", "free": {"a": 1}, "ports": [{"port": 1}]}));
         let size = schema.at(&["spec"]).and_then(|s| s.property("size")).expect("size");
         assert!(size.required && size.default == Some(json!(1)));
+    }
+
+    #[test]
+    fn what_is_kept_and_what_goes() {
+        let check = |schema: Value, value: Value, expected: Value, gone: &[&str]| {
+            let schema = Schema::from_crd(&json!({"type": "object", "properties": {"x": schema}})).expect("a schema");
+            let mut object = json!({"x": value});
+            let unknown = schema.prune(&mut object).expect("pruned");
+            assert_eq!((object, unknown), (json!({"x": expected}), gone.iter().map(|p| (*p).to_owned()).collect()));
+        };
+        let known = json!({"a": {"type": "string"}, "n": {"type": "string", "nullable": true}, "d": {"type": "string", "default": ""}});
+        check(json!({"type": "object", "properties": known}), json!({"a": null, "n": null, "d": null, "z": null}), json!({"n": null, "d": null}), &["x.z"]);
+        check(json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"k": {"type": "object", "properties": known}}}),
+            json!({"k": {"a": "", "z": 1}, "z": {"y": null}}), json!({"k": {"a": ""}, "z": {"y": null}}), &["x.k.z"]);
+        check(json!({"x-kubernetes-preserve-unknown-fields": true, "properties": {"k": {"type": "object"}}}),
+            json!({"k": {"z": 1}, "z": 1}), json!({"k": {}, "z": 1}), &["x.k.z"]);
+        check(json!({"x-kubernetes-preserve-unknown-fields": true}), json!([{"z": 1}]), json!([{"z": 1}]), &[]);
+        check(json!({"type": "object", "additionalProperties": {"type": "object", "properties": known}}),
+            json!({"k": {"a": "", "z": 1}, "l": null}), json!({"k": {"a": ""}}), &["x.k.z"]);
+        check(json!({"type": "object", "x-kubernetes-embedded-resource": true, "x-kubernetes-preserve-unknown-fields": true}),
+            json!({"kind": "Pod", "metadata": {"name": "p", "z": 1}, "spec": {"z": 1}}),
+            json!({"kind": "Pod", "metadata": {"name": "p"}, "spec": {"z": 1}}), &["x.metadata.z"]);
+        check(json!({"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}}),
+            json!({"kind": "Pod", "apiVersion": "v1", "spec": {"z": 1}, "z": 1}), json!({"kind": "Pod", "apiVersion": "v1", "spec": {}}), &["x.spec.z", "x.z"]);
     }
 }

@@ -10,7 +10,6 @@ mod prune;
 
 use std::borrow::Cow;
 use std::ops::Deref;
-use std::sync::Arc;
 
 use serde_json::Value;
 
@@ -27,8 +26,6 @@ pub struct Schema {
     pub nullable: bool,
     /// An object or map that is owned and replaced as a whole.
     pub atomic: bool,
-    /// The value rules of a custom resource's schema node (`minimum`, `enum`, `oneOf`...), as they stand in the definition.
-    pub rules: Option<Arc<Value>>,
 }
 
 /// What JSON a schema takes.
@@ -189,7 +186,7 @@ impl Schema {
 
     /// The schema that takes anything.
     pub fn any() -> &'static Self {
-        static ANY: Schema = Schema { kind: Kind::Any, go_type: Cow::Borrowed(""), nullable: true, atomic: false, rules: None };
+        static ANY: Schema = Schema { kind: Kind::Any, go_type: Cow::Borrowed(""), nullable: true, atomic: false };
         &ANY
     }
 

@@ -18,6 +18,12 @@ impl Schema {
     pub fn prune(&self, value: &mut Value) -> Result<Vec<String>, String> {
         let mut walk = Walk::default();
         walk.node(self, value)?;
+        if let Kind::Object(object) = &self.kind
+            && object.definition.is_empty()
+        {
+            // Of custom resources upstream tells what is unknown in metadata first, then the rest by the alphabet.
+            walk.unknown.sort_by(|a, b| (!a.starts_with("metadata."), a).cmp(&(!b.starts_with("metadata."), b)));
+        }
         Ok(walk.unknown)
     }
 
@@ -152,7 +158,7 @@ impl Walk {
                 }
                 continue;
             };
-            if value.is_null() && !custom {
+            if value.is_null() && (!custom || (!property.schema.nullable && property.default.is_none())) {
                 gone.push(name.clone());
                 continue;
             }
@@ -174,6 +180,9 @@ impl Walk {
     }
 
     fn map(&mut self, values: &Node, map: &mut Map<String, Value>) -> Result<(), String> {
+        if self.within.is_empty() && !self.keeps && !values.nullable {
+            map.retain(|_, value| !value.is_null());
+        }
         for (name, value) in map.iter_mut() {
             // Go's decoder names the field that holds the map, not the key.
             let scalar = !matches!(values.kind, Kind::Object(_) | Kind::Map(_) | Kind::List(_));

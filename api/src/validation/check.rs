@@ -314,13 +314,8 @@ pub(super) fn same(a: &Value, b: &Value) -> bool {
     };
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
-            let one_sided = |m: &serde_json::Map<String, Value>, n: &serde_json::Map<String, Value>| {
-                m.iter().all(|(key, value)| match n.get(key) {
-                    Some(other) => same(value, other),
-                    None => blank(value),
-                })
-            };
-            one_sided(x, y) && one_sided(y, x)
+            let shared = x.iter().all(|(key, value)| y.get(key).map_or_else(|| blank(value), |other| same(value, other)));
+            shared && y.iter().all(|(key, value)| x.contains_key(key) || blank(value))
         }
         (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(a, b)| same(a, b)),
         _ => a == b || blank(a) && blank(b),

@@ -1,13 +1,11 @@
 //! Custom resource definitions.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::check::{At, Errors, same};
 use super::webhooks::client;
-use super::{custom, meta};
+use super::{meta, structural};
 use crate::field::{Error, ErrorType};
-use crate::jsonpath::JsonPath;
-use crate::cel::Rules;
 use crate::names;
 use crate::schema::Schema;
 
@@ -42,6 +40,7 @@ fn definition_spec(e: &mut Errors, spec: &At) {
     let agreed = agreed(&versions);
     for version in versions.items() {
         e.form(&version.at("name"), names::dns1035_label);
+        deprecation(e, &version);
         if !version.at("schema.openAPIV3Schema").is_set() {
             e.required(&version.at("schema.openAPIV3Schema"), "");
         }
@@ -65,6 +64,23 @@ fn definition_spec(e: &mut Errors, spec: &At) {
         e.invalid(&spec.at("preserveUnknownFields"), format!("cannot set to true, {instead}"));
     }
     conversion(e, &spec.at("conversion"));
+}
+
+fn deprecation(e: &mut Errors, version: &At) {
+    let words = version.at("deprecationWarning");
+    let Some(text) = words.value.as_str() else { return };
+    if !version.at("deprecated").flag() {
+        return e.invalid(&words, "can only be set for deprecated versions");
+    }
+    if text.len() > 256 {
+        e.invalid(&words, "must be <= 256 characters long");
+    }
+    if text.is_empty() {
+        e.invalid(&words, "must not be an empty string");
+    }
+    if let Some((i, _)) = text.char_indices().find(|(_, c)| c.is_control()) {
+        e.invalid(&words, format!("must only contain printable UTF-8 characters; non-printable character found at index {i}"));
+    }
 }
 
 /// Whether all versions agree in what each may have for itself.
@@ -110,49 +126,74 @@ fn version_rules(e: &mut Errors, version: &At, place: &str, schema_place: &str) 
     let schema = version.at("schema.openAPIV3Schema").called(schema_place);
     let at = |field: &str| version.at(field).called(format!("{place}.{field}"));
     if schema.is_set() {
-        if schema.at("type").is_empty() {
-            e.required(&schema.at("type"), "must not be empty at the root");
-        } else if schema.at("type").str() != "object" {
-            e.invalid(&schema.at("type"), "must be object at the root");
+        if at("subresources").at("status").is_set() {
+            structural::root_with_status(e, &schema, || {
+                let props = Schema::builtin("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps").unwrap_or(Schema::any());
+                props.shown_go(schema.value)
+            });
         }
-        schema_rules(e, &schema, 0);
-        e.0.extend(Rules::compile(schema.value, &schema.path).1);
+        if schema.at("nullable").flag() {
+            e.forbidden(&schema.at("nullable"), "nullable cannot be true at the root");
+        }
+        structural::schema(e, &schema);
     }
+    scale(e, &at("subresources").at("scale"));
     for column in at("additionalPrinterColumns").items() {
         e.filled(&column.at("name"));
-        let kind = column.at("type");
+        let (kind, format) = (column.at("type"), column.at("format"));
         match kind.str() {
             "" => e.required(&kind, "must be one of boolean,date,integer,number,string"),
             "boolean" | "date" | "integer" | "number" | "string" => {}
             _ => e.invalid(&kind, "must be one of boolean,date,integer,number,string"),
         }
+        if !matches!(format.str(), "" | "byte" | "date" | "date-time" | "double" | "float" | "int32" | "int64" | "password") {
+            e.invalid(&format, "must be one of byte,date,date-time,double,float,int32,int64,password");
+        }
         let path = column.at("jsonPath").called(column.below("JSONPath"));
         e.filled(&path);
         simple_path(e, &path);
     }
-    scale(e, &at("subresources").at("scale"));
-    for field in at("selectableFields").items() {
-        let path = field.at("jsonPath");
-        e.filled(&path);
-        if !path.is_empty() && !refers(&schema, path.str()) {
-            e.invalid(&path, "is an invalid path: does not refer to a valid field");
+    selectable_fields(e, &at("selectableFields"), &schema);
+}
+
+/// How many fields a version may have for selectors.
+const MAX_SELECTABLE: usize = 8;
+
+fn selectable_fields(e: &mut Errors, fields: &At, schema: &At) {
+    let mut seen: Vec<&str> = Vec::new();
+    for path in fields.items().map(|field| field.at("jsonPath")) {
+        if path.is_empty() {
+            e.required(&path, "");
+            continue;
         }
+        let found = match structural::field(schema, path.str()) {
+            Ok(found) => found,
+            Err(why) => {
+                e.invalid(&path, format!("is an invalid path: {why}"));
+                continue;
+            }
+        };
+        if path.str() == ".metadata" || path.str().starts_with(".metadata.") {
+            e.invalid(&path, "must not point to fields in metadata");
+        }
+        if !matches!(found.at("type").str(), "string" | "boolean" | "integer") {
+            e.invalid(&path, "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.");
+        }
+        if seen.contains(&path.str()) {
+            e.duplicate(&path);
+        } else {
+            seen.push(path.str());
+        }
+    }
+    if seen.len() > MAX_SELECTABLE {
+        e.push(Error::too_many(&fields.path, seen.len(), MAX_SELECTABLE));
     }
 }
 
 fn simple_path(e: &mut Errors, path: &At) {
-    if !path.is_empty() && (!path.str().starts_with('.') || JsonPath::parse(path.str()).is_err()) {
+    if !path.is_empty() && !path.str().starts_with('.') {
         e.invalid(path, "must be a simple json path starting with .");
     }
-}
-
-/// Whether the schema has what the path names.
-fn refers(schema: &At, path: &str) -> bool {
-    let mut here = schema.clone();
-    for name in path.trim_start_matches('.').split('.') {
-        here = At { value: here.at("properties").value.get(name).unwrap_or(&Value::Null), path: String::new() };
-    }
-    here.is_set()
 }
 
 fn scale(e: &mut Errors, scale: &At) {
@@ -163,9 +204,17 @@ fn scale(e: &mut Errors, scale: &At) {
         let path = scale.at(field);
         if path.is_empty() {
             e.required(&path, "");
+        } else if !path.str().starts_with('.') {
+            simple_path(e, &path);
         } else if !path.str().starts_with(&format!("{root}.")) {
             e.invalid(&path, format!("should be a json path under {root}"));
         }
+    }
+    let selector = scale.at("labelSelectorPath");
+    if !selector.is_empty() && !selector.str().starts_with('.') {
+        simple_path(e, &selector);
+    } else if !selector.is_empty() && ![".spec.", ".status."].iter().any(|root| selector.str().starts_with(root)) {
+        e.invalid(&selector, "should be a json path under either .spec or .status");
     }
 }
 
@@ -185,76 +234,6 @@ fn conversion(e: &mut Errors, conversion: &At) {
     }
 }
 
-const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
-
-/// The rules of a structural schema.
-fn schema_rules(e: &mut Errors, schema: &At, depth: usize) {
-    if depth > 100 {
-        return e.forbidden(schema, "the schema nests too deeply");
-    }
-    let kind = schema.at("type");
-    if !kind.is_empty() {
-        e.maybe_one_of(&kind, &TYPES);
-    }
-    if kind.str() == "array" && !schema.at("items").is_set() {
-        e.required(&schema.at("items"), "must be specified");
-    }
-    let pattern = schema.at("pattern");
-    if pattern.is_set() && regex::Regex::new(pattern.str()).is_err() {
-        let fault = go_regex_fault(pattern.str());
-        e.invalid(&pattern, format!("must be a valid regular expression, but isn't: error parsing regexp: {fault}"));
-    }
-    if let Some(default) = schema.value.get("default") {
-        default_fits(e, schema, default);
-    }
-    if schema.at("uniqueItems").flag() {
-        e.forbidden(&schema.at("uniqueItems"), "uniqueItems cannot be set to true since the runtime complexity becomes quadratic");
-    }
-    let untyped = |at: &At| {
-        at.at("type").is_empty() && !at.at("x-kubernetes-int-or-string").flag() && !at.at("x-kubernetes-preserve-unknown-fields").flag()
-    };
-    for (_, property) in schema.at("properties").entries() {
-        if untyped(&property) {
-            e.required(&property.at("type"), "must not be empty for specified object fields");
-        }
-        schema_rules(e, &property, depth + 1);
-    }
-    let (items, values) = (schema.at("items"), schema.at("additionalProperties"));
-    if items.value.is_object() {
-        if untyped(&items) {
-            e.required(&items.at("type"), "must not be empty for specified array items");
-        }
-        schema_rules(e, &items, depth + 1);
-    }
-    if values.value.is_object() {
-        if untyped(&values) {
-            e.required(&values.at("type"), "must not be empty for specified object fields");
-        }
-        if !schema.at("properties").is_empty() {
-            e.forbidden(&values, "additionalProperties and properties are mutual exclusive");
-        }
-        schema_rules(e, &values, depth + 1);
-    }
-}
-
-/// What Go says of an expression that can't be read; of the many faults only the common ones.
-fn go_regex_fault(pattern: &str) -> String {
-    let (open, close) = (pattern.matches('(').count(), pattern.matches(')').count());
-    match open.cmp(&close) {
-        std::cmp::Ordering::Greater => format!("missing closing ): `{pattern}`"),
-        std::cmp::Ordering::Less => format!("unexpected ): `{pattern}`"),
-        std::cmp::Ordering::Equal => format!("invalid syntax: `{pattern}`"),
-    }
-}
-
-fn default_fits(e: &mut Errors, schema: &At, default: &Value) {
-    let Ok(parsed) = Schema::from_crd(&json!({"type": "object", "properties": {"value": schema.value}})) else { return };
-    let Some(property) = parsed.property("value") else { return };
-    for error in custom::value_errors(&property.schema, default) {
-        e.push(Error { path: schema.below("default"), ..error });
-    }
-}
-
 fn stored_versions(e: &mut Errors, object: &At) {
     let (stored, versions) = (object.at("status.storedVersions"), object.at("spec.versions"));
     if stored.is_empty() {
@@ -268,6 +247,34 @@ fn stored_versions(e: &mut Errors, object: &At) {
         );
         e.invalid(&version, words);
     }
+}
+
+/// What keeps the schemas of a definition from being structural.
+pub(super) fn non_structural(object: &At) -> Vec<Error> {
+    let mut e = Errors::default();
+    let preserve = object.at("spec.preserveUnknownFields");
+    if preserve.flag() {
+        e.invalid(&preserve, "must be false");
+    }
+    for schema in object.at("spec.versions").items().map(|v| v.at("schema.openAPIV3Schema")).filter(At::is_set) {
+        e.0.extend(structural::violations(&schema));
+    }
+    e.0
+}
+
+/// What clients who write a definition are warned of, beside what they were warned of before.
+pub(super) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let of = |definition: &Value| {
+        let mut found = Vec::new();
+        for version in crate::value::items(definition, &["spec", "versions"]) {
+            structural::warnings(&version["schema"]["openAPIV3Schema"], &mut found);
+        }
+        found.sort();
+        found.dedup();
+        found
+    };
+    let before = old.map(of).unwrap_or_default();
+    of(new).into_iter().filter(|warning| !before.contains(warning)).collect()
 }
 
 fn approval(e: &mut Errors, object: &At) {

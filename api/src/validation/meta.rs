@@ -72,6 +72,19 @@ pub(super) fn custom_meta(e: &mut Errors, object: &At, namespaced: bool, rule: N
     object_meta_at(e, &object.at("metadata"), namespaced, rule);
 }
 
+/// The metadata of an object within another: it may go without a name, and live in a namespace or in none.
+pub(super) fn embedded_meta(e: &mut Errors, object: &At) {
+    let meta = object.at("metadata");
+    let start = e.0.len();
+    object_meta_at(e, &meta, !meta.at("namespace").is_empty(), path_segment);
+    let nameless = meta.at("name").is_empty();
+    let mut index = 0;
+    e.0.retain(|error| {
+        index += 1;
+        index <= start || !nameless || error.path != meta.below("name")
+    });
+}
+
 /// Metadata against what it was.
 pub(super) fn meta_update(e: &mut Errors, new: &At, old: &Value) {
     let meta = new.at("metadata");
@@ -163,6 +176,27 @@ pub(super) fn standard_finalizer(e: &mut Errors, finalizer: &At, place: &At) {
     if !finalizer.str().contains('/') && !standard.contains(&finalizer.str()) {
         e.invalid_value(place, finalizer.str(), "name is neither a standard finalizer name nor is it fully qualified");
     }
+}
+
+/// What is said of a custom resource's finalizers that are new: each should name whose it is.
+pub(super) fn finalizer_warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let of = |object: &Value| -> Vec<String> {
+        let mut all: Vec<String> = At::root(object).at("metadata.finalizers").texts().into_iter().map(str::to_owned).collect();
+        all.sort();
+        all.dedup();
+        all
+    };
+    let before = old.map(of).unwrap_or_default();
+    let mut warnings = Vec::new();
+    for finalizer in of(new).into_iter().filter(|f| !before.contains(f)) {
+        let say = |why: &str| format!("metadata.finalizers: {finalizer:?}: {why}");
+        warnings.extend(names::qualified_name(&finalizer).iter().map(|why| say(why)));
+        if !finalizer.contains('/') && !matches!(finalizer.as_str(), "kubernetes" | "orphan" | "foregroundDeletion") {
+            let path = if finalizer.contains('.') { " including a path (/)" } else { "" };
+            warnings.push(say(&format!("prefer a domain-qualified finalizer name{path} to avoid accidental conflicts with other finalizer writers")));
+        }
+    }
+    warnings
 }
 
 fn managers(e: &mut Errors, list: &At) {

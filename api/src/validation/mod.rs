@@ -21,6 +21,7 @@ mod resources;
 mod scheduling;
 mod service;
 mod storage;
+mod structural;
 mod volume;
 mod webhooks;
 mod workloads;
@@ -33,6 +34,7 @@ use check::{At, Errors};
 
 type Create = fn(&mut Errors, &At);
 type Update = fn(&mut Errors, &At, &Value);
+type Warnings = fn(&Value, Option<&Value>) -> Vec<String>;
 
 /// The rules of a kind.
 struct Rules {
@@ -40,15 +42,21 @@ struct Rules {
     kind: &'static str,
     create: Create,
     update: Update,
+    /// What clients are warned of.
+    warnings: Option<Warnings>,
     /// The endpoints below an object whose updates have rules of their own.
     below: &'static [(&'static str, Update)],
 }
 
 const fn kind(group: &'static str, kind: &'static str, create: Create, update: Update) -> Rules {
-    Rules { group, kind, create, update, below: &[] }
+    Rules { group, kind, create, update, warnings: None, below: &[] }
 }
 
 impl Rules {
+    const fn warning(self, warnings: Warnings) -> Self {
+        Self { warnings: Some(warnings), ..self }
+    }
+
     const fn with(self, below: &'static [(&'static str, Update)]) -> Self {
         Self { below, ..self }
     }
@@ -135,7 +143,8 @@ const KINDS: &[Rules] = &[
     kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", webhooks::policy_binding, meta::meta_update),
     kind("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", webhooks::validating, webhooks::configuration_update),
     kind("apiextensions.k8s.io", "CustomResourceDefinition", definition::definition, definition::definition_update)
-        .with(&[("status", definition::definition_status)]),
+        .with(&[("status", definition::definition_status)])
+        .warning(definition::warnings),
     kind("apiregistration.k8s.io", "APIService", webhooks::api_service, webhooks::api_service_update),
     kind("apps", "ControllerRevision", workloads::controller_revision, workloads::controller_revision_update),
     kind("apps", "DaemonSet", workloads::daemon_set, workloads::daemon_set_update).with(&[("status", daemon_status)]),
@@ -190,7 +199,7 @@ pub fn validate_create(resource: &Resource, object: &Value) -> Vec<field::Error>
     let object = in_rules_version(resource, object);
     let (at, mut errors) = (At::root(&object), Errors::default());
     match (&resource.schema, rules_of(resource)) {
-        (ResourceSchema::Custom(schema), _) => custom::create(&mut errors, schema, &at, resource.namespaced),
+        (ResourceSchema::Custom(custom), _) => custom::create(&mut errors, custom, &at, resource.namespaced),
         (_, Some(rules)) => (rules.create)(&mut errors, &at),
         (_, None) if resource.namespaced => namespaced(&mut errors, &at),
         (_, None) => cluster_wide(&mut errors, &at),
@@ -216,7 +225,7 @@ pub fn validate_subresource_update(resource: &Resource, subresource: &str, new: 
     // Upstream's update looks at metadata before, and most kinds look again.
     meta::meta_update(&mut errors, &at, &old);
     match (&resource.schema, rules_of(resource)) {
-        (ResourceSchema::Custom(schema), _) => custom::update(&mut errors, schema, &at, &old),
+        (ResourceSchema::Custom(custom), _) => custom::update(&mut errors, custom, subresource, &at, &old),
         (_, Some(rules)) => {
             let own = rules.below.iter().find(|(name, _)| *name == subresource).map(|(_, update)| *update);
             let update = own.unwrap_or(if subresource == "status" { meta::meta_update } else { rules.update });
@@ -225,6 +234,19 @@ pub fn validate_subresource_update(resource: &Resource, subresource: &str, new: 
         (_, None) => meta::meta_update(&mut errors, &at, &old),
     }
     errors.0
+}
+
+/// What keeps the schemas of a custom resource definition from being structural.
+pub fn non_structural(definition: &Value) -> Vec<field::Error> {
+    definition::non_structural(&At::root(definition))
+}
+
+/// What clients are warned of who write this object, in place of `old` or as a new one.
+pub fn warnings(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<String> {
+    if resource.custom().is_some() {
+        return meta::finalizer_warnings(new, old);
+    }
+    rules_of(resource).and_then(|rules| rules.warnings).map_or_else(Vec::new, |warnings| warnings(new, old))
 }
 
 #[cfg(test)]

@@ -77,6 +77,12 @@ fn rules_of(role: &Value) -> Vec<Rule> {
     serde_json::from_value::<Option<Vec<Rule>>>(value::at(role, &["rules"]).clone()).ok().flatten().unwrap_or_default()
 }
 
+/// Whether the role doesn't give all that the rule gives.
+pub(crate) fn lacks(role: &Value, rule: &Value) -> bool {
+    let rule = serde_json::from_value::<Rule>(rule.clone());
+    rule.is_ok_and(|rule| !missing(&rules_of(role), &[rule]).is_empty())
+}
+
 /// A list as Go shows it.
 fn quoted(list: &[String]) -> String {
     format!("[{}]", list.iter().map(|item| format!("{item:?}")).collect::<Vec<_>>().join(" "))

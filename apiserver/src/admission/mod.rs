@@ -2,7 +2,7 @@
 
 mod certificates;
 mod defaults;
-mod escalation;
+pub(crate) mod escalation;
 mod expressions;
 mod limits;
 mod matching;

@@ -111,7 +111,13 @@ impl Authority {
 
     /// A client's certificate: the user's name, and the first of the groups.
     pub fn client(&self, user: &User) -> Result<Pair, Error> {
+        self.client_lasting(user, DAYS * 86_400)
+    }
+
+    /// A client's certificate that lasts so many seconds.
+    pub fn client_lasting(&self, user: &User, seconds: i64) -> Result<Pair, Error> {
         let mut params = params(&user.name, &user.groups);
+        params.not_after = moment(clock::now().as_second() + seconds);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(&params)

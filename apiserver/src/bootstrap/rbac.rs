@@ -6,10 +6,19 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 /// Upstream 1.36's policy; the table's head says how it is written.
 const TABLE: &str = include_str!("../../data/rbac.tsv");
 
+/// What Skiff's own set-up adds, as kubeadm's adds it to upstream's clusters.
+const OWN: &str = include_str!("../../data/rbac-own.tsv");
+
 /// All of them: roles before the bindings that name them.
 pub(super) fn objects() -> Vec<Value> {
+    let mut objects = read(TABLE);
+    objects.append(&mut read(OWN));
+    objects
+}
+
+fn read(table: &str) -> Vec<Value> {
     let mut objects: Vec<Value> = Vec::new();
-    for line in TABLE.lines().filter(|line| !line.starts_with('#')) {
+    for line in table.lines().filter(|line| !line.starts_with('#')) {
         let mut cells = line.split('\t');
         match (cells.next(), cells.next(), cells.next()) {
             (Some("role"), Some(namespace), Some(name)) => objects.push(role(namespace, name, cells.next())),
@@ -121,7 +130,7 @@ mod tests {
 
     #[test]
     fn the_table_is_whole() {
-        let objects = objects();
+        let objects = read(TABLE);
         let count = |kind: &str| objects.iter().filter(|o| o["kind"] == kind).count();
         assert_eq!(["ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding"].map(count), [69, 50, 7, 7]);
         for object in &objects {

@@ -15,7 +15,7 @@ use skiff_store::{Entry, Error, Event, Revision, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use object::{Fields, Object, encode, field_text, labels_of};
+pub use object::{Fields, Form, Object, Tidy, encode, field_text, labels_of};
 pub use resource::{Change, Filter, Listed, ResourceCache, TooOld};
 
 /// How long a reader waits for the cache to catch up with the store.
@@ -57,7 +57,7 @@ impl Cache {
         let page = store.list("/registry/", &skiff_store::prefix_end("/registry/"), 0, None).await?;
         let cache = Self { store, resources: RwLock::default(), applied: watch::Sender::new(page.revision) };
         for (prefix, fields) in resources {
-            cache.add(&prefix, fields);
+            cache.put(&prefix, fields.into());
         }
         cache.fill(page.entries);
         Ok(cache)
@@ -73,19 +73,36 @@ impl Cache {
         }
     }
 
-    /// Begins to keep a resource; what is stored of it already is there at once. A second time changes nothing.
-    pub fn add(&self, prefix: &str, fields: Fields) -> Arc<ResourceCache> {
+    /// Begins to keep a resource, or to read one that is kept in another form; what is stored of it already is there at
+    /// once. Watches of the old form end.
+    pub fn put(&self, prefix: &str, form: Form) -> Arc<ResourceCache> {
         let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cache) = resources.by_prefix.get(prefix) {
-            return Arc::clone(cache);
-        }
-        let cache = Arc::new(ResourceCache::new(prefix, fields, *self.applied.borrow()));
-        let claimed: Vec<_> = resources.unclaimed.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
-        for entry in claimed.iter().filter_map(|key| resources.unclaimed.remove(key)) {
-            load(&cache, entry);
-        }
+        let cache = match resources.by_prefix.get(prefix) {
+            Some(old) => {
+                let again = Arc::new(old.reread(form));
+                old.close();
+                again
+            }
+            None => {
+                let cache = Arc::new(ResourceCache::new(prefix, form, *self.applied.borrow()));
+                let claimed: Vec<_> = resources.unclaimed.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
+                for entry in claimed.iter().filter_map(|key| resources.unclaimed.remove(key)) {
+                    load(&cache, entry);
+                }
+                cache
+            }
+        };
         resources.by_prefix.insert(prefix.into(), Arc::clone(&cache));
         cache
+    }
+
+    /// Ends keeping a resource: its watches end. What there still is of it waits to be claimed again.
+    pub fn remove(&self, prefix: &str) {
+        let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cache) = resources.by_prefix.remove(prefix) {
+            cache.close();
+            resources.unclaimed.extend(cache.entries().into_iter().map(|entry| (Arc::clone(&entry.key), entry)));
+        }
     }
 
     /// The cache of the resource with this key prefix.
@@ -198,8 +215,18 @@ mod tests {
         let revision = cache.fresh().await.expect("fresh");
         let pods = cache.resource("/registry/pods/").expect("pods");
         assert_eq!(pods.list(&Filter::default(), 0).objects.len(), 1);
-        let things = cache.add("/registry/x.io/things/", Fields::default());
+        let things = cache.put("/registry/x.io/things/", Form::default());
         assert_eq!(things.get("/registry/x.io/things/ns/b").expect("claimed").revision, revision);
         assert_eq!(things.changes(revision - 1, 9).expect_err("unknown history"), TooOld { oldest: revision });
+            assert!(things.changes(revision, 9).is_ok_and(|c| c.is_empty()));
+        // Read in another form, then given up, then claimed again.
+        let tidy: Tidy = Arc::new(|object| object["x"] = 1.into());
+        let tidied = cache.put("/registry/x.io/things/", Form { tidy: Some(tidy), ..Form::default() });
+        assert!(things.is_closed() && !tidied.is_closed());
+        let shown = |cache: &ResourceCache| cache.get("/registry/x.io/things/ns/b").expect("kept").bytes.clone();
+        assert_eq!(shown(&tidied), r#"{"metadata":{"name":"x"},"x":1}"#);
+        cache.remove("/registry/x.io/things/");
+        assert!(tidied.is_closed() && cache.resource("/registry/x.io/things/").is_none());
+        assert_eq!(shown(&cache.put("/registry/x.io/things/", Form::default())), r#"{"metadata":{"name":"x"}}"#);
     }
 }

@@ -29,10 +29,30 @@ pub struct Object {
     pub labels: BTreeMap<String, String>,
     /// The values of the resource's selectable fields, in the order of [`Fields`].
     pub fields: Box<[String]>,
+    /// What the store holds, where `bytes` had to be tidied.
+    raw: Option<Bytes>,
 }
 
 /// The selectable fields of a resource beyond `metadata.name` and `metadata.namespace`: label and path.
 pub type Fields = Arc<[(String, Vec<String>)]>;
+
+/// Makes of a stored object what readers see.
+pub type Tidy = Arc<dyn Fn(&mut Value) + Send + Sync>;
+
+/// How the stored bytes of a resource are read.
+#[derive(Clone, Default)]
+pub struct Form {
+    /// The selectable fields.
+    pub fields: Fields,
+    /// For resources whose objects may be stored otherwise than they are shown: custom ones, whose schema changes.
+    pub tidy: Option<Tidy>,
+}
+
+impl From<Fields> for Form {
+    fn from(fields: Fields) -> Self {
+        Self { fields, tidy: None }
+    }
+}
 
 #[derive(Deserialize)]
 struct Labelled {
@@ -47,21 +67,42 @@ struct LabelledMeta {
 
 impl Object {
     /// Reads what selectors need out of stored bytes. `prefix` is the length of the resource's key prefix.
-    pub fn new(key: Arc<str>, revision: Revision, bytes: Bytes, prefix: usize, fields: &Fields) -> Result<Self, serde_json::Error> {
-        let (labels, values, bytes) = match (fields.is_empty(), metadata_offset(&bytes)) {
+    pub fn new(key: Arc<str>, revision: Revision, bytes: Bytes, prefix: usize, form: &Form) -> Result<Self, serde_json::Error> {
+        let fields = &form.fields;
+        let mut raw = None;
+        let (labels, values, bytes) = match (fields.is_empty() && form.tidy.is_none(), metadata_offset(&bytes)) {
             (true, Some(_)) => {
                 let read: Labelled = serde_json::from_slice(&bytes)?;
                 (read.metadata.labels.unwrap_or_default(), Box::default(), bytes)
             }
             (_, offset) => {
-                let object: Value = serde_json::from_slice(&bytes)?;
+                let mut object: Value = serde_json::from_slice(&bytes)?;
+                let mut bytes = bytes;
+                if let Some(tidy) = &form.tidy {
+                    tidy(&mut object);
+                    let tidied = encode(&object);
+                    if tidied != bytes {
+                        raw = Some(std::mem::replace(&mut bytes, tidied.into()));
+                    }
+                }
                 // Written by somebody else, with its members in another order.
                 let bytes = if offset.is_none() { encode(&object).into() } else { bytes };
                 (labels_of(&object), fields.iter().map(|(_, path)| field_text(&object, path)).collect(), bytes)
             }
         };
         let metadata = metadata_offset(&bytes).unwrap_or(bytes.len());
-        Ok(Self { key, revision, bytes, metadata, prefix, labels, fields: values })
+        Ok(Self { key, revision, bytes, metadata, prefix, labels, fields: values, raw })
+    }
+
+    /// The bytes as the store holds them.
+    pub fn stored(&self) -> &Bytes {
+        self.raw.as_ref().unwrap_or(&self.bytes)
+    }
+
+    /// Whether the object is in this version, as far as can be told without reading it.
+    pub fn is_in_version(&self, api_version: &str) -> bool {
+        let head = self.bytes.strip_prefix(b"{\"apiVersion\":\"").and_then(|rest| rest.strip_prefix(api_version.as_bytes()));
+        head.is_some_and(|rest| rest.first() == Some(&b'"'))
     }
 
     /// The same object as of a later revision: what a watch shows of a deleted one.
@@ -74,6 +115,7 @@ impl Object {
             prefix: self.prefix,
             labels: self.labels.clone(),
             fields: self.fields.clone(),
+            raw: self.raw.clone(),
         }
     }
 
@@ -191,7 +233,7 @@ mod tests {
     fn check(object: Value, bare: bool, expected: &str) {
         let key: Arc<str> = "/registry/pods/ns/a".into();
         let stored = encode(&object).into();
-        let object = Object::new(key, 7, stored, "/registry/pods/".len(), &Fields::default()).expect("an object");
+        let object = Object::new(key, 7, stored, "/registry/pods/".len(), &Form::default()).expect("an object");
         assert_eq!((object.namespace(), object.name()), ("ns", "a"));
         let mut out = Vec::new();
         object.splice(bare, &mut out);
@@ -209,7 +251,7 @@ mod tests {
     #[test]
     fn foreign_member_order_is_mended() {
         let bytes: &[u8] = br#"{"spec":{"metadata":{}},"metadata":{"name":"a","labels":{"x":"y"}},"kind":"Pod"}"#;
-        let object = Object::new("/p/a".into(), 2, bytes.into(), 3, &Fields::default()).expect("an object");
+        let object = Object::new("/p/a".into(), 2, bytes.into(), 3, &Form::default()).expect("an object");
         assert_eq!(object.labels["x"], "y");
         assert!(object.bytes.starts_with(br#"{"kind":"Pod","metadata":{"#));
     }

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use skiff_api::{clock, fields, labels};
-use skiff_store::{Event, Revision};
+use skiff_store::{Entry, Event, Revision};
 use tokio::sync::watch;
 
-use super::object::{Fields, Object};
+use super::object::{Form, Object};
 
 /// How long a change stays in the window at least, unless there are very many: as long as upstream keeps it.
 const WINDOW_AGE: Duration = Duration::from_secs(75);
@@ -48,10 +49,12 @@ pub struct Filter {
 /// The cache of one resource.
 pub struct ResourceCache {
     prefix: Arc<str>,
-    fields: Fields,
+    form: Form,
     state: RwLock<State>,
     /// The revision of the newest change; watches wait on it.
     bell: watch::Sender<Revision>,
+    /// Whether another cache has taken this one's place, or none: nothing more comes.
+    closed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -84,13 +87,52 @@ pub struct TooOld {
 
 impl ResourceCache {
     /// An empty cache that knows every change after `since`.
-    pub(super) fn new(prefix: &str, fields: Fields, since: Revision) -> Self {
-        Self {
-            prefix: prefix.into(),
-            fields,
-            state: RwLock::new(State { since, newest: since, ..State::default() }),
-            bell: watch::Sender::new(since),
-        }
+    pub(super) fn new(prefix: &str, form: Form, since: Revision) -> Self {
+        Self::with(prefix, form, State { since, newest: since, ..State::default() })
+    }
+
+    fn with(prefix: &str, form: Form, state: State) -> Self {
+        let bell = watch::Sender::new(state.newest);
+        Self { prefix: prefix.into(), form, state: RwLock::new(state), bell, closed: AtomicBool::new(false) }
+    }
+
+    /// The same content, read in another form. The old cache is to be closed.
+    pub(super) fn reread(&self, form: Form) -> Self {
+        let again = |object: &Arc<Object>| {
+            let read = Object::new(Arc::clone(&object.key), object.revision, object.stored().clone(), self.prefix.len(), &form);
+            read.map_or_else(|_| Arc::clone(object), Arc::new)
+        };
+        let state = self.look(|state| State {
+            objects: state.objects.iter().map(|(key, object)| (Arc::clone(key), again(object))).collect(),
+            window: state
+                .window
+                .iter()
+                .map(|Logged { change, at }| {
+                    let (old, new) = (change.old.as_ref().map(again), change.new.as_ref().map(again));
+                    Logged { change: Change { revision: change.revision, old, new }, at: *at }
+                })
+                .collect(),
+            since: state.since,
+            newest: state.newest,
+        });
+        Self::with(&self.prefix, form, state)
+    }
+
+    /// Ends the watches once they have seen everything.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.bell.send_modify(|_| ());
+    }
+
+    /// Whether nothing more comes.
+    pub fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// What there is, as the store has it.
+    pub(super) fn entries(&self) -> Vec<Entry> {
+        let entry = |o: &Arc<Object>| Entry { key: Arc::clone(&o.key), value: o.stored().clone(), created: o.revision, modified: o.revision };
+        self.look(|state| state.objects.values().map(entry).collect())
     }
 
     /// The resource's key prefix.
@@ -100,7 +142,7 @@ impl ResourceCache {
 
     /// Reads stored bytes as an object of this resource.
     pub fn read(&self, key: Arc<str>, revision: Revision, bytes: bytes::Bytes) -> Result<Object, serde_json::Error> {
-        Object::new(key, revision, bytes, self.prefix.len(), &self.fields)
+        Object::new(key, revision, bytes, self.prefix.len(), &self.form)
     }
 
     /// Takes in an object that is there from the start.
@@ -136,18 +178,18 @@ impl ResourceCache {
         f(&mut self.state.write().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn with<T>(&self, f: impl FnOnce(&State) -> T) -> T {
+    fn look<T>(&self, f: impl FnOnce(&State) -> T) -> T {
         f(&self.state.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The object with this key.
     pub fn get(&self, key: &str) -> Option<Arc<Object>> {
-        self.with(|state| state.objects.get(key).cloned())
+        self.look(|state| state.objects.get(key).cloned())
     }
 
     /// The number of objects.
     pub fn len(&self) -> usize {
-        self.with(|state| state.objects.len())
+        self.look(|state| state.objects.len())
     }
 
     /// Whether there are no objects.
@@ -160,7 +202,7 @@ impl ResourceCache {
         let start = format!("{}{}", self.prefix, filter.range_prefix());
         let end = skiff_store::prefix_end(&start);
         let limit = if limit == 0 { usize::MAX } else { limit };
-        self.with(|state| {
+        self.look(|state| {
             let mut range = state.objects.range::<str, _>((Bound::Included(start.as_str()), Bound::Excluded(end.as_str()))).map(|(_, object)| object);
             let mut found = Vec::new();
             while found.len() < limit
@@ -183,7 +225,7 @@ impl ResourceCache {
                 "metadata.name" => object.name().into(),
                 "metadata.namespace" => object.namespace().into(),
                 other => {
-                    let index = self.fields.iter().position(|(label, _)| label == other);
+                    let index = self.form.fields.iter().position(|(label, _)| label == other);
                     index.and_then(|i| object.fields.get(i)).map_or("", String::as_str).into()
                 }
             })
@@ -196,7 +238,7 @@ impl ResourceCache {
 
     /// At most `max` changes after `after`.
     pub fn changes(&self, after: Revision, max: usize) -> Result<Vec<Change>, TooOld> {
-        self.with(|state| {
+        self.look(|state| {
             if after < state.since {
                 return Err(TooOld { oldest: state.since });
             }

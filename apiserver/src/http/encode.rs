@@ -87,15 +87,21 @@ impl Encoder<'_> {
         Ok(crate::convert::to_version(self.resource, object))
     }
 
-    /// Whether stored bytes can go out as they are.
-    fn splices(&self) -> bool {
-        self.shape.transform == Transform::None && self.shape.format == Format::Json && !self.pretty && self.resource.stored_as == self.resource.api_version()
+    /// Whether objects go out as plain JSON.
+    fn plain(&self) -> bool {
+        self.shape.transform == Transform::None && self.shape.format == Format::Json && !self.pretty
+    }
+
+    /// Whether the stored bytes can go out as they are. Custom objects may be stored in any version, others are in one.
+    fn splices(&self, object: &Object) -> bool {
+        let version = self.resource.api_version();
+        self.plain() && if self.resource.custom().is_some() { object.is_in_version(&version) } else { self.resource.stored_as == version }
     }
 
     /// The answer that shows one object.
     pub fn object(&self, code: u16, shown: &Shown) -> Result<Reply, Status> {
         let body = match shown {
-            Shown::Stored(object) if self.splices() => {
+            Shown::Stored(object) if self.splices(object) => {
                 let mut bytes = Vec::with_capacity(object.bytes.len() + 32);
                 object.splice(false, &mut bytes);
                 bytes.into()
@@ -121,7 +127,7 @@ impl Encoder<'_> {
     /// Appends one object to a watch's frame.
     pub fn frame(&self, shown: &Shown, columns: bool, out: &mut Vec<u8>) -> Result<(), Status> {
         match shown {
-            Shown::Stored(object) if self.splices() => object.splice(false, out),
+            Shown::Stored(object) if self.splices(object) => object.splice(false, out),
             _ => out.extend_from_slice(self.one(shown, columns)?.to_string().as_bytes()),
         }
         Ok(())
@@ -137,7 +143,7 @@ impl Encoder<'_> {
                 meta.insert("remainingItemCount".into(), remaining.into());
             }
         }
-        if self.splices() && list.items.iter().all(|item| matches!(item, Shown::Stored(_))) {
+        if self.plain() && list.items.iter().all(|item| matches!(item, Shown::Stored(object) if self.splices(object))) {
             let items = list.items.into_iter().filter_map(|i| if let Shown::Stored(o) = i { Some(o) } else { None }).collect();
             return Ok(reply(200, self.shape.content_type(), self.spliced(meta, items)));
         }
@@ -159,7 +165,7 @@ impl Encoder<'_> {
     }
 
     fn list_kind(&self) -> String {
-        format!("{}List", self.resource.kind)
+        self.resource.list_kind()
     }
 
     /// Whether items carry their type: those of custom resources do.

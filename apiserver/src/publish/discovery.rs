@@ -101,7 +101,7 @@ fn plain(resource: &Resource) -> Vec<Value> {
     entry.insert("singularName".into(), json!(resource.singular));
     entry.insert("namespaced".into(), json!(resource.namespaced));
     entry.insert("kind".into(), json!(resource.kind));
-    entry.insert("verbs".into(), resource.verbs.iter().collect());
+    entry.insert("verbs".into(), verbs(resource));
     add_names(&mut entry, resource);
     if !resource.storage_version_hash.is_empty() {
         entry.insert("storageVersionHash".into(), json!(resource.storage_version_hash));
@@ -121,6 +121,12 @@ fn plain(resource: &Resource) -> Vec<Value> {
         entries.push(Value::Object(entry));
     }
     entries
+}
+
+/// What can be done with the resource; of one that is being given up, nothing that would make more of it.
+fn verbs(resource: &Resource) -> Value {
+    let ending = resource.custom().is_some_and(|custom| custom.terminating);
+    resource.verbs.iter().filter(|verb| !ending || !matches!(*verb, "create" | "patch" | "update")).collect()
 }
 
 fn add_names(entry: &mut Map<String, Value>, resource: &Resource) {
@@ -164,7 +170,7 @@ fn aggregated_resource(resource: &Resource) -> Value {
     entry.insert("responseKind".into(), response.clone());
     entry.insert("scope".into(), json!(if resource.namespaced { "Namespaced" } else { "Cluster" }));
     entry.insert("singularResource".into(), json!(resource.singular));
-    entry.insert("verbs".into(), resource.verbs.iter().collect());
+    entry.insert("verbs".into(), verbs(resource));
     add_names(&mut entry, resource);
     let subresources: Vec<Value> = resource
         .subresources

@@ -7,26 +7,68 @@ use async_trait::async_trait;
 use serde_json::{Map, Value, json};
 use skiff_api::{Status, value};
 
+use skiff_store::Revision;
+
 use super::service::Services;
 use super::{Orphaning, Strategy};
 use crate::server::Server;
-use crate::verbs::{Call, now_text};
+use crate::custom;
+use crate::verbs::{Call, Write, now_text};
 
 /// A kind with nothing special.
 pub(super) struct Plain;
 
 impl Strategy for Plain {}
 
-/// A kind whose generation counts, with nothing else special. Custom resources are of this kind.
-pub(super) struct Counted;
+/// Custom resources.
+pub(super) struct Custom {
+    /// Whether the status is written elsewhere than the rest.
+    pub has_status: bool,
+}
 
-impl Strategy for Counted {
+#[async_trait]
+impl Strategy for Custom {
     fn has_generation(&self) -> bool {
         true
     }
 
     fn requires_version(&self) -> bool {
         true
+    }
+
+    fn prepare_create(&self, _call: &Call, object: &mut Value) {
+        if self.has_status {
+            value::remove(object, &["status"]);
+        }
+    }
+
+    fn prepare_update(&self, call: &Call, new: &mut Value, old: &Value) {
+        // Through its status, nothing of a custom resource's metadata is written.
+        if call.info.subresource == "status" {
+            let fields = value::remove(new, &["metadata", "managedFields"]);
+            new["metadata"] = old["metadata"].clone();
+            let metadata = value::object_mut(new, &["metadata"]);
+            metadata.remove("resourceVersion");
+            metadata.remove("managedFields");
+            metadata.extend(fields.map(|fields| ("managedFields".to_owned(), fields)));
+        }
+    }
+
+    fn reset_fields(&self, subresource: &str) -> Vec<&'static [&'static str]> {
+        match (subresource, self.has_status) {
+            ("", true) => vec![&["status"]],
+            ("status", _) => vec![&["metadata"], &["spec"]],
+            _ => Vec::new(),
+        }
+    }
+
+    async fn check_create(&self, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        let resource = &write.call.resource;
+        if resource.custom().is_some_and(|custom| custom.terminating) {
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(Status::forbidden(resource.group_resource(), value::text(object, &["metadata", "name"]), why));
+        }
+        Ok(())
     }
 }
 
@@ -333,9 +375,21 @@ impl Strategy for Jobs {
     }
 }
 
-/// Custom resource definitions come up by their controller's word.
+/// Custom resource definitions come up by their controller's word, and go when their objects are gone.
 struct Definitions;
 
+/// Adds the storage version to those that objects may be stored in.
+fn stored_versions(definition: &mut Value) {
+    let storage = value::items(definition, &["spec", "versions"]).iter().find(|v| v["storage"] == true).map(|v| v["name"].clone());
+    let stored = value::object_mut(definition, &["status"]).entry("storedVersions").or_insert_with(|| json!([]));
+    if let (Some(list), Some(storage)) = (stored.as_array_mut(), storage)
+        && !list.contains(&storage)
+    {
+        list.push(storage);
+    }
+}
+
+#[async_trait]
 impl Strategy for Definitions {
     fn has_generation(&self) -> bool {
         true
@@ -346,12 +400,33 @@ impl Strategy for Definitions {
     }
 
     fn prepare_create(&self, _call: &Call, object: &mut Value) {
-        let stored: Vec<Value> = value::items(object, &["spec", "versions"])
-            .iter()
-            .filter(|v| v["storage"] == true)
-            .map(|v| v["name"].clone())
-            .collect();
-        object["status"] = json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": stored});
+        object["status"] = json!({"conditions": null, "acceptedNames": {"plural": "", "kind": ""}, "storedVersions": []});
+        stored_versions(object);
+    }
+
+    fn prepare_update(&self, call: &Call, new: &mut Value, _old: &Value) {
+        if call.info.subresource.is_empty() {
+            stored_versions(new);
+        }
+    }
+
+    fn prepare_delete(&self, object: &mut Value) {
+        if !value::at(object, &["metadata", "deletionTimestamp"]).is_null() {
+            return;
+        }
+        let finalizers = value::object_mut(object, &["metadata"]).entry("finalizers").or_insert_with(|| json!([]));
+        if let Some(list) = finalizers.as_array_mut().filter(|list| !list.iter().any(|f| f == custom::FINALIZER)) {
+            list.push(custom::FINALIZER.into());
+        }
+        let message = "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon";
+        custom::set_condition(&mut object["status"], "Terminating", "True", "InstanceDeletionPending", message, &now_text());
+    }
+
+    async fn settle(&self, call: &Call, revision: Revision) {
+        // The status is the controller's own word of what it has done.
+        if call.info.subresource.is_empty() {
+            custom::settle(&call.server, revision).await;
+        }
     }
 }
 

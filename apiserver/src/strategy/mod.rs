@@ -11,8 +11,10 @@ use async_trait::async_trait;
 use serde_json::Value;
 use skiff_api::resource::Resource;
 use skiff_api::{Status, value};
+use skiff_store::Revision;
 
 use crate::server::Server;
+use crate::cache::FRESH_TIMEOUT;
 use crate::verbs::{Call, Write};
 
 pub(crate) use claims::{Claims, give_back};
@@ -97,6 +99,14 @@ pub(crate) trait Strategy: Send + Sync {
         None
     }
 
+    /// Waits until requests after this one see what a write did, where that is promised.
+    async fn settle(&self, call: &Call, revision: Revision) {
+        if self.counts_at_once() {
+            // Should the cache lag for long, then only this promise is late.
+            let _ = call.server.cache.reached(revision, FRESH_TIMEOUT).await;
+        }
+    }
+
     /// Changes an object that is being deleted.
     fn prepare_delete(&self, _object: &mut Value) {}
 
@@ -124,17 +134,17 @@ pub(crate) trait Strategy: Send + Sync {
 pub(crate) struct Strategies {
     special: HashMap<(&'static str, &'static str), Arc<dyn Strategy>>,
     plain: Arc<dyn Strategy>,
-    custom: Arc<dyn Strategy>,
+    custom: [Arc<dyn Strategy>; 2],
 }
 
 impl Strategies {
     pub fn new() -> Self {
-        Self { special: kinds::special(), plain: Arc::new(kinds::Plain), custom: Arc::new(kinds::Counted) }
+        Self { special: kinds::special(), plain: Arc::new(kinds::Plain), custom: [false, true].map(|has_status| -> Arc<dyn Strategy> { Arc::new(kinds::Custom { has_status }) }) }
     }
 
     pub fn of<'a>(&'a self, resource: &'a Resource) -> &'a Arc<dyn Strategy> {
         if matches!(resource.schema, skiff_api::resource::ResourceSchema::Custom(_)) {
-            return &self.custom;
+            return &self.custom[usize::from(resource.subresource("status").is_some())];
         }
         // A kind of several groups (events) is known by the one it is stored in.
         self.special.get(&(resource.group.as_ref(), resource.kind.as_ref())).unwrap_or(&self.plain)

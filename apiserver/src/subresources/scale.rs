@@ -22,8 +22,36 @@ pub(crate) fn resource() -> Resource {
     }
 }
 
+/// Where the resource's objects have their counts.
+struct Places<'a> {
+    spec: Vec<&'a str>,
+    status: Vec<&'a str>,
+    /// Where the selector stands as text; built-in resources make it of the object's selector.
+    selector: Option<Vec<&'a str>>,
+}
+
+fn places(resource: &Resource) -> Places<'_> {
+    fn path(steps: &[String]) -> Vec<&str> {
+        steps.iter().map(String::as_str).collect()
+    }
+    match resource.custom().and_then(|custom| custom.scale.as_ref()) {
+        Some(scale) => Places { spec: path(&scale.spec), status: path(&scale.status), selector: scale.selector.as_deref().map(path) },
+        None => Places { spec: vec!["spec", "replicas"], status: vec!["status", "replicas"], selector: None },
+    }
+}
+
+/// Refuses to show a scale of a custom object that doesn't say how many replicas it wants.
+pub(crate) fn check(resource: &Resource, object: &Value) -> Result<(), Status> {
+    let places = places(resource);
+    if resource.custom().is_some() && value::at(object, &places.spec).is_null() {
+        return Err(Status::internal(format!("the spec replicas field {:?} does not exist", format!(".{}", places.spec.join(".")))));
+    }
+    Ok(())
+}
+
 /// The object's scale.
-pub(crate) fn show(_resource: &Resource, object: &Value) -> Value {
+pub(crate) fn show(resource: &Resource, object: &Value) -> Value {
+    let places = places(resource);
     let mut metadata = json!({});
     for key in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(member) = object["metadata"].get(key) {
@@ -32,15 +60,17 @@ pub(crate) fn show(_resource: &Resource, object: &Value) -> Value {
     }
     let selector = value::at(object, &["spec", "selector"]);
     // A replication controller's selector is a plain map of labels.
-    let selector = match selector.get("matchLabels").or(selector.get("matchExpressions")) {
-        Some(_) => labels::Selector::from_label_selector(selector).map(|s| s.to_string()).unwrap_or_default(),
-        None => labels::Selector::from_map(selector).to_string(),
+    let selector = match (&places.selector, selector.get("matchLabels").or(selector.get("matchExpressions"))) {
+        (Some(path), _) => value::text(object, path).to_owned(),
+        (None, _) if resource.custom().is_some() => String::new(),
+        (None, Some(_)) => labels::Selector::from_label_selector(selector).map(|s| s.to_string()).unwrap_or_default(),
+        (None, None) => labels::Selector::from_map(selector).to_string(),
     };
     let mut spec = json!({});
-    if let Some(replicas) = value::at(object, &["spec", "replicas"]).as_i64().filter(|r| *r != 0) {
+    if let Some(replicas) = value::at(object, &places.spec).as_i64().filter(|r| *r != 0) {
         spec["replicas"] = json!(replicas);
     }
-    let mut status = json!({"replicas": value::at(object, &["status", "replicas"]).as_i64().unwrap_or(0)});
+    let mut status = json!({"replicas": value::at(object, &places.status).as_i64().unwrap_or(0)});
     if !selector.is_empty() {
         status["selector"] = selector.into();
     }
@@ -70,7 +100,7 @@ pub(crate) fn set(call: &Call, current: &Value, scale: &Value) -> Result<Value, 
         return Err(Status::invalid("autoscaling", "Scale", &call.info.name, &[error]));
     }
     let mut new = current.clone();
-    value::object_mut(&mut new, &["spec"]).insert("replicas".into(), json!(replicas));
+    put_at(&mut new, &places(&call.resource).spec, json!(replicas));
     let metadata = value::object_mut(&mut new, &["metadata"]);
     metadata.remove("resourceVersion");
     for key in ["resourceVersion", "uid"] {
@@ -81,14 +111,21 @@ pub(crate) fn set(call: &Call, current: &Value, scale: &Value) -> Result<Value, 
     Ok(new)
 }
 
+fn put_at(object: &mut Value, path: &[&str], member: Value) {
+    if let Some((last, parents)) = path.split_last() {
+        value::object_mut(object, parents).insert((*last).to_owned(), member);
+    }
+}
+
 /// Server-side apply of a scale: the manager owns the replica count of the object.
 pub(crate) async fn apply(mut write: Write<'_>, config: Value) -> Result<Reply, Status> {
     let call = write.call;
     let replicas = value::at(&config, &["spec", "replicas"]).clone();
-    let object = json!({
+    let mut object = json!({
         "kind": call.resource.kind, "apiVersion": call.resource.api_version(),
-        "metadata": {"name": call.info.name, "namespace": call.info.namespace}, "spec": {"replicas": replicas},
+        "metadata": {"name": call.info.name, "namespace": call.info.namespace},
     });
+    put_at(&mut object, &places(&call.resource).spec, replicas);
     let manager = write.manager(apply::Operation::Apply);
     let force = call.query.flag("force");
     let shown = transact!(write, |current, entry| {

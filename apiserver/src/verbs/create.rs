@@ -61,6 +61,7 @@ async fn insert_named(write: &mut Write<'_>, mut object: Value, book: bool) -> R
         write.book(None, &mut object, &strategy.reset_fields(""));
     }
     write.check(&object, &validation::validate_create(&call.resource, &object))?;
+    write.note(&object, None);
     strategy.check_create(write, &object).await?;
     admission::validate(write, &object, None).await?;
     let claims = strategy.claim(write, &mut object, None).await?;

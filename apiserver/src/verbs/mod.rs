@@ -20,7 +20,7 @@ use skiff_api::resource::{Resource, Subresource};
 use skiff_store::Revision;
 
 use crate::auth::User;
-use crate::cache::{FRESH_TIMEOUT, ResourceCache};
+use crate::cache::ResourceCache;
 use crate::http::body::Reply;
 use crate::http::encode::{Encoder, Include, Shown};
 use crate::http::info::RequestInfo;
@@ -155,12 +155,9 @@ impl Call {
         Ok(Shown::Stored(Arc::new(object)))
     }
 
-    /// Waits until admission sees the write of this revision, if it must for this kind. It looks at the cache; should
-    /// that lag for long, then only this promise is late.
+    /// Waits until what a write of this revision did is heeded, where the kind promises that.
     pub async fn settle(&self, revision: Revision) {
-        if self.strategy().counts_at_once() {
-            let _ = self.server.cache.reached(revision, FRESH_TIMEOUT).await;
-        }
+        self.strategy().settle(self, revision).await;
     }
 
     pub fn not_found(&self) -> Status {
@@ -181,6 +178,9 @@ impl Call {
 
 /// Carries a request out.
 pub(crate) async fn serve(call: Call, body: Bytes) -> Result<Reply, Status> {
+    if let Some(warning) = call.resource.custom().and_then(|custom| custom.warning.clone()) {
+        call.notes.warn(warning);
+    }
     let resource = Arc::clone(&call.resource);
     if call.info.subresource.is_empty() {
         if !resource.verbs.has(call.info.verb) {

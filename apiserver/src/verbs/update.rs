@@ -80,13 +80,14 @@ pub(super) async fn finish(
     admission::mutate(write, &mut new, Some(&old)).await?;
     strategy.prepare_update(call, &mut new, &old);
     if strategy.has_generation() && !view.is_status() {
-        bump_generation(&mut new, &old, strategy.generation_counts_annotations());
+        bump_generation(&mut new, &old, strategy.generation_counts_annotations(), view.counts_status());
     }
     if book {
         write.book(Some(&old), &mut new, &strategy.reset_fields(&call.info.subresource));
     }
     let errors = validation::validate_subresource_update(&call.resource, &call.info.subresource, &new, &old);
     write.check(&new, &errors)?;
+    write.note(&new, Some(&old));
     admission::validate(write, &new, Some(&old)).await?;
     let claims = strategy.claim(write, &mut new, Some(&old)).await?;
     let gone = !value::at(&new, &["metadata", "deletionTimestamp"]).is_null()

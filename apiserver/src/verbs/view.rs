@@ -51,6 +51,9 @@ impl View {
     /// Carries out a GET through the view.
     pub async fn get(self, call: &Call) -> Result<Reply, Status> {
         let shown = call.read().await?;
+        if self == Self::Scale {
+            scale::check(&call.resource, &shown.value()?)?;
+        }
         self.answer(call, 200, &shown)
     }
 
@@ -84,6 +87,11 @@ impl View {
             }
             Self::Scale => new,
         }
+    }
+
+    /// Whether the generation counts changes of the status too: where that is written like everything else.
+    pub fn counts_status(self) -> bool {
+        self == Self::Main { has_status: false }
     }
 
     /// Whether a write through this view is one of the object's status.
@@ -124,10 +132,10 @@ pub(crate) fn keep_system_metadata(new: &mut Value, old: &Value) {
 }
 
 /// The next generation, when what the generation counts has changed.
-pub(crate) fn bump_generation(new: &mut Value, old: &Value, counts_annotations: bool) {
+pub(crate) fn bump_generation(new: &mut Value, old: &Value, counts_annotations: bool, counts_status: bool) {
     let mut parts: Vec<&str> =
         new.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).chain(old.as_object().into_iter().flatten().map(|(key, _)| key.as_str())).collect();
-    parts.retain(|key| !matches!(*key, "metadata" | "status" | "apiVersion" | "kind"));
+    parts.retain(|key| !matches!(*key, "metadata" | "apiVersion" | "kind") && (counts_status || *key != "status"));
     let annotations = ["metadata", "annotations"];
     let changed = parts.iter().any(|key| new.get(key) != old.get(key))
         || (counts_annotations && value::at(new, &annotations) != value::at(old, &annotations));
@@ -159,12 +167,12 @@ mod tests {
     fn generations() {
         let old = json!({"metadata": {"generation": 3}, "spec": {"x": 1}});
         let mut new = json!({"metadata": {"generation": 3, "annotations": {"a": "b"}}, "spec": {"x": 1}, "status": {}});
-        bump_generation(&mut new, &old, false);
+        bump_generation(&mut new, &old, false, false);
         assert_eq!(new["metadata"]["generation"], 3);
-        bump_generation(&mut new, &old, true);
+        bump_generation(&mut new, &old, true, false);
         assert_eq!(new["metadata"]["generation"], 4);
         let mut new = json!({"metadata": {}, "spec": {"x": 2}});
-        bump_generation(&mut new, &old, false);
+        bump_generation(&mut new, &old, false, false);
         assert_eq!(new["metadata"]["generation"], 4);
     }
 }

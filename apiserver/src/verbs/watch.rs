@@ -161,6 +161,7 @@ impl Watcher {
                     self.over = true;
                     return Some(error_frame(&expired(self.at, too_old.oldest)));
                 }
+                Ok(changes) if changes.is_empty() && self.cache.is_closed() => return None,
                 Ok(changes) if changes.is_empty() => self.at = self.at.max(complete),
                 Ok(changes) => {
                     for change in changes {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::header;
 use serde_json::{Map, Value};
 use skiff_api::apply::{self, Manager, Operation};
-use skiff_api::{Status, clock, defaults, field, json, protobuf, random, value};
+use skiff_api::{Status, clock, defaults, field, json, protobuf, random, validation, value};
 use skiff_store::{Entry, Error, Guard};
 
 use super::{Call, add_warning};
@@ -112,6 +112,11 @@ impl<'a> Write<'a> {
         if errors.is_empty() { Ok(()) } else { Err(Status::invalid(resource.kind_group(), &resource.kind, name, errors)) }
     }
 
+    /// Notes what the client is to be warned of.
+    pub fn note(&self, object: &Value, old: Option<&Value>) {
+        validation::warnings(&self.call.resource, object, old).into_iter().for_each(|warning| self.call.notes.warn(warning));
+    }
+
     /// Keeps a new object (or in a dry run only says what would be kept).
     pub async fn insert(&self, object: Value) -> Result<Shown, Status> {
         let resource = &self.call.resource;
@@ -155,6 +160,8 @@ impl<'a> Write<'a> {
             Transaction::Delete(object) => (object, None),
         };
         if self.options.dry_run {
+            let mut object = object;
+            value::object_mut(&mut object, &["metadata"]).insert("resourceVersion".into(), entry.modified.to_string().into());
             return Ok(Some(Shown::Value(object)));
         }
         let (server, keep) = (&self.call.server, claims.is_some());

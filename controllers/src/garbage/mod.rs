@@ -45,8 +45,8 @@ type Metadata = PartialObjectMeta<DynamicObject>;
 pub struct Collector {
     graph: Mutex<Graph>,
     queue: Queue<Task>,
-    /// Namespaces that an object left.
-    left: mpsc::UnboundedSender<String>,
+    /// Namespaces that an object left, for two who want to know.
+    left: [mpsc::UnboundedSender<String>; 2],
 }
 
 impl Collector {
@@ -64,8 +64,10 @@ impl Collector {
         let tasks = self.graph().gone(uid);
         tasks.into_iter().for_each(|task| self.queue.add(task));
         if let Some(namespace) = namespace {
-            // Nobody waits for it when the controller of namespaces has stopped.
-            let _ = self.left.send(namespace.to_owned());
+            for left in &self.left {
+                // Nobody waits for it when that controller has stopped.
+                let _ = left.send(namespace.to_owned());
+            }
         }
     }
 
@@ -91,10 +93,10 @@ impl Collector {
 }
 
 /// Makes the collector: what runs it, and the namespaces that objects leave.
-pub fn new() -> (Arc<Collector>, Work<Task>, mpsc::UnboundedReceiver<String>) {
+pub fn new() -> (Arc<Collector>, Work<Task>, [mpsc::UnboundedReceiver<String>; 2]) {
     let (queue, work) = Queue::new();
-    let (left, leaving) = mpsc::unbounded_channel();
-    (Arc::new(Collector { graph: Mutex::default(), queue, left }), work, leaving)
+    let ((left, leaving), (also_left, also_leaving)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+    (Arc::new(Collector { graph: Mutex::default(), queue, left: [left, also_left] }), work, [leaving, also_leaving])
 }
 
 /// Runs the controller. `heard` are the resources (group and plural) that it listens to elsewhere.
@@ -160,7 +162,7 @@ async fn monitor(context: Arc<Context>, collector: Arc<Collector>, heard: Vec<(S
             }
             let (ready, listed) = tokio::sync::oneshot::channel();
             let defines = (resource.api.plural == "customresourcedefinitions").then(|| redefined.clone());
-            let task = watch(context.client.clone(), Arc::new(resource.clone()), collector.clone(), ready, defines);
+            let task = watch(context.client(), Arc::new(resource.clone()), collector.clone(), ready, defines);
             running.insert(name, (resource, watches.spawn(task)));
             fresh.push(listed);
         }
@@ -290,8 +292,8 @@ async fn exists(context: &Context, claim: &Claim) -> Result<Option<bool>, Error>
 
 fn api(context: &Context, resource: &Resource, namespace: &str) -> Api<DynamicObject> {
     match resource.namespaced && !namespace.is_empty() {
-        true => Api::namespaced_with(context.client.clone(), namespace, &resource.api),
-        false => Api::all_with(context.client.clone(), &resource.api),
+        true => Api::namespaced_with(context.client(), namespace, &resource.api),
+        false => Api::all_with(context.client(), &resource.api),
     }
 }
 

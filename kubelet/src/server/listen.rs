@@ -1,5 +1,7 @@
 //! The kubelet's HTTPS server, for API servers of other processes.
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,9 +40,17 @@ async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) ->
     (StatusCode::FORBIDDEN, message).into_response()
 }
 
+/// Takes the address; where another kubelet of this machine has the port, any other.
+async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(error) if error.kind() == ErrorKind::AddrInUse => TcpListener::bind(SocketAddr::new(address.ip(), 0)).await,
+        bound => bound,
+    }
+}
+
 /// Serves until shutdown. The port is told to the node's status when it is known.
 pub(crate) async fn listen(ctx: Arc<Context>, listen: &Listen, shutdown: CancellationToken) -> std::io::Result<()> {
-    let listener = TcpListener::bind(listen.address).await?;
+    let listener = bind(listen.address).await?;
     ctx.port.send_replace(Some(listener.local_addr()?.port()));
     let acceptor = tokio_rustls::TlsAcceptor::from(listen.tls.clone());
     let guarded = Arc::new(Guard { ctx: ctx.clone(), authorizer: Authorizer::default() });

@@ -1,11 +1,11 @@
 //! Definitions, written from the schemas.
 
 use serde_json::{Map, Value, json};
-use skiff_api::resource::{Resource, ResourceSchema};
+use skiff_api::resource::Resource;
 use skiff_api::schema::{Kind, ListType, Object, PatchStrategy, Property, Schema};
 use std::sync::Arc;
 
-use super::{Definitions, Dialect, Used, definition_name, descriptions};
+use super::{Definitions, Dialect, Used, custom, definition_name, descriptions, list_name};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const QUANTITY: &str = "io.k8s.apimachinery.pkg.api.resource.Quantity";
@@ -17,15 +17,20 @@ pub(super) fn closure(resources: &[&Arc<Resource>], used: Used, dialect: Dialect
     let mut writer = Writer { dialect, wanted: used.into_iter().collect() };
     for resource in resources {
         let name = definition_name(resource);
-        if let ResourceSchema::Custom(schema) = &resource.schema {
-            let mut definition = writer.schema(schema);
+        if let Some(own) = resource.custom() {
+            writer.wanted.extend(["ObjectMeta", "ListMeta"].map(|meta| format!("{META}.{meta}")));
+            let mut definition = custom::kind(resource, own, dialect);
             mark(&mut definition, &[gvk(resource, &resource.kind)]);
             found.insert(name.clone(), definition);
+            let mut list = custom::list(resource, &name, dialect);
+            mark(&mut list, &[gvk(resource, &resource.list_kind())]);
+            found.insert(list_name(resource), list);
+            continue;
         }
         if resource.verbs.has("list") {
             let mut list = writer.list(resource, &name);
-            mark(&mut list, &[gvk(resource, &format!("{}List", resource.kind))]);
-            found.insert(format!("{name}List"), list);
+            mark(&mut list, &[gvk(resource, &resource.list_kind())]);
+            found.insert(list_name(resource), list);
         }
         writer.wanted.push(name);
     }
@@ -151,11 +156,8 @@ impl Writer {
 
     /// A schema where it is used: built-in objects and Kubernetes' own scalars are referred to.
     fn schema(&mut self, schema: &Schema) -> Value {
-        let mut written = match &schema.kind {
-            Kind::Any => match schema.rules.is_some() {
-                true => json!({}),
-                false => json!({"type": "object"}),
-            },
+        let written = match &schema.kind {
+            Kind::Any => json!({"type": "object"}),
             Kind::Object(object) if !object.definition.is_empty() => return self.reference(object.definition),
             Kind::Object(object) => self.object(object, schema.atomic),
             Kind::Map(values) => json!({"type": "object", "additionalProperties": self.schema(values)}),
@@ -182,15 +184,6 @@ impl Writer {
             Kind::Number => json!({"type": "number", "format": "double"}),
             Kind::Boolean => json!({"type": "boolean"}),
         };
-        if schema.nullable {
-            written["nullable"] = true.into();
-        }
-        // A custom resource's own words: descriptions, bounds, rules.
-        if let Some(Value::Object(rules)) = schema.rules.as_deref() {
-            for (key, rule) in rules {
-                written[key.as_str()] = rule.clone();
-            }
-        }
         written
     }
 }

@@ -1,6 +1,7 @@
 //! OpenAPI, versions 2 and 3: structure and merge facts from the schemas that the server itself decodes by,
 //! descriptions from the client library's types. Made when it is asked for, for what is served at that moment.
 
+mod custom;
 mod definitions;
 mod descriptions;
 mod gnostic;
@@ -88,8 +89,8 @@ fn index(served: &Served) -> Value {
             let mut hash = Sha256::new();
             for resource in served.ordered.iter().filter(|r| r.group == group && r.version == version) {
                 hash.update(format!("{:?}", (&resource.plural, &resource.kind, &resource.subresources, resource.verbs)));
-                if let skiff_api::resource::ResourceSchema::Custom(schema) = &resource.schema {
-                    hash.update(format!("{schema:?}"));
+                if let Some(custom) = resource.custom() {
+                    hash.update(custom.digest());
                 }
             }
             hash.update(env!("CARGO_PKG_VERSION"));
@@ -126,12 +127,22 @@ fn v2(served: &Served) -> Value {
 fn definition_name(resource: &Resource) -> String {
     match &resource.schema {
         skiff_api::resource::ResourceSchema::Builtin(name) => (*name).to_owned(),
-        skiff_api::resource::ResourceSchema::Custom(_) => {
-            let mut parts: Vec<&str> = resource.group.split('.').collect();
-            parts.reverse();
-            format!("{}.{}.{}", parts.join("."), resource.version, resource.kind)
-        }
+        skiff_api::resource::ResourceSchema::Custom(_) => custom_name(resource, &resource.kind),
     }
+}
+
+/// The name of the definition of a kind's lists.
+fn list_name(resource: &Resource) -> String {
+    match resource.custom() {
+        Some(custom) => custom_name(resource, &custom.list_kind),
+        None => format!("{}List", definition_name(resource)),
+    }
+}
+
+fn custom_name(resource: &Resource, kind: &str) -> String {
+    let mut parts: Vec<&str> = resource.group.split('.').collect();
+    parts.reverse();
+    format!("{}.{}.{kind}", parts.join("."), resource.version)
 }
 
 /// The definitions that paths refer to.

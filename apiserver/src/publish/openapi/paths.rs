@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 use skiff_api::resource::{Resource, ResourceSchema, Subresource};
 
-use super::{Dialect, Used, definition_name};
+use super::{Dialect, Used, definition_name, list_name};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
 const MEDIA: [&str; 2] = ["application/json", "application/yaml"];
@@ -84,7 +84,7 @@ impl Writer {
         let kind = resource.kind.as_ref();
         let gvk = (resource.group.as_ref(), resource.version.as_ref(), kind);
         let operation = |method, action, id: String, body: Option<String>, answer: String, query| Operation { resource, method, action, id, kind: gvk, body, answer, query };
-        let (list, status, options) = (format!("{definition}List"), format!("{META}.Status"), format!("{META}.DeleteOptions"));
+        let (list, status, options) = (list_name(resource), format!("{META}.Status"), format!("{META}.DeleteOptions"));
         if resource.verbs.has("list") {
             self.add(&collection, operation("get", "list", format!("list{words}{space}{kind}"), None, list.clone(), LIST));
             if resource.namespaced {

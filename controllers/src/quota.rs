@@ -1,0 +1,113 @@
+//! The status of ResourceQuotas: what there is in the namespace of all that a quota limits. Admission charges what is made;
+//! here it is counted anew when something goes or ends.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaStatus};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
+use kube::Api;
+use kube::api::{DynamicObject, ListParams, PartialObjectMeta};
+use kube::runtime::reflector::ObjectRef;
+use serde::Serialize;
+use serde_json::Value;
+use skiff_api::pod::{self, Resources};
+use skiff_api::{Quantity, quota};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::UnboundedReceiverStream;
+
+use crate::Context;
+use crate::controller::{Again, Controller};
+use crate::error::Error;
+use crate::kind::{By, Change, Kind, Object, is_gone};
+
+/// Runs the controller. `left` names the namespaces that objects leave.
+pub fn run(context: Arc<Context>, left: mpsc::UnboundedReceiver<String>) -> impl Future<Output = ()> {
+    let quotas = context.kinds.quotas.clone();
+    let of_namespace = move |namespace: &str| -> Vec<ObjectRef<ResourceQuota>> {
+        quotas.find(&By::Namespace(namespace.to_owned())).iter().map(|quota| ObjectRef::from_obj(&**quota)).collect()
+    };
+    let of = of_namespace.clone();
+    let left = UnboundedReceiverStream::new(left).flat_map(move |namespace| futures::stream::iter(of(&namespace)));
+    Controller::new("resourcequota-controller", &context.kinds.quotas)
+        .on_stream(left)
+        .on_stream(used(&context.kinds.pods, "pods", of_namespace.clone()))
+        .on_stream(used(&context.kinds.services, "services", of_namespace.clone()))
+        .on_stream(used(&context.kinds.volume_claims, "persistentvolumeclaims", of_namespace))
+        .run(context, reconcile)
+}
+
+/// The quotas of the namespaces where an object begins to use something else than before.
+fn used<K: Object + Serialize>(
+    kind: &Kind<K>,
+    plural: &'static str,
+    quotas: impl Fn(&str) -> Vec<ObjectRef<ResourceQuota>> + Send + Sync + 'static,
+) -> impl futures::Stream<Item = ObjectRef<ResourceQuota>> + Send + 'static {
+    kind.changes(move |change: &Change<K>| {
+        let Some(new) = &change.new else { return Vec::new() };
+        // Most namespaces have none, and there is nothing to be computed for them.
+        let quotas = quotas(new.meta().namespace.as_deref().unwrap_or(""));
+        let usage = |object: &Arc<K>| quota::usage("", plural, &json(&**object));
+        let same = quotas.is_empty() || change.old.as_ref().is_some_and(|old| usage(old) == usage(new));
+        if same { Vec::new() } else { quotas }
+    })
+}
+
+fn json<T: Serialize>(object: &T) -> Value {
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+async fn reconcile(context: Arc<Context>, quota: Arc<ResourceQuota>) -> Result<Again, Error> {
+    let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
+    let value = json(&*quota);
+    let mut used: Resources = hard.keys().map(|name| (name.clone(), Quantity::ZERO)).collect();
+    let namespace = By::Namespace(quota.metadata.namespace.clone().unwrap_or_default());
+    let mut count = |plural: &str, objects: Vec<Value>| {
+        for object in objects.iter().filter(|object| quota::matches(&value, "", plural, object)) {
+            pod::add(&mut used, &quota::masked(&quota::usage("", plural, object), &value));
+        }
+    };
+    let kinds = &context.kinds;
+    count("pods", kinds.pods.find(&namespace).iter().map(|o| json(&**o)).collect());
+    count("services", kinds.services.find(&namespace).iter().map(|o| json(&**o)).collect());
+    count("persistentvolumeclaims", kinds.volume_claims.find(&namespace).iter().map(|o| json(&**o)).collect());
+    for (name, amount) in counted(&context, &quota, hard.keys()).await? {
+        used.insert(name, amount);
+    }
+    let used = used.into_iter().map(|(name, amount)| (name, Amount(amount.to_string()))).collect();
+    let status = ResourceQuotaStatus { hard: Some(hard), used: Some(used) };
+    if quota.status.as_ref() == Some(&status) {
+        return Ok(None);
+    }
+    // Carries its resource version: what admission charged meanwhile is not overwritten.
+    let updated = ResourceQuota { status: Some(status), ..(*quota).clone() };
+    match kinds.quotas.replace_status(&updated).await {
+        Err(error) if !is_gone(&error) => Err(Error::on("updating the status of a resource quota")(error)),
+        _ => Ok(None),
+    }
+}
+
+/// What is limited by number alone and not in any cache here: asked for.
+async fn counted(context: &Context, quota: &ResourceQuota, names: impl Iterator<Item = &String>) -> Result<Vec<(String, Quantity)>, Error> {
+    let names: BTreeSet<&String> = names.collect();
+    let cached = |group: &str, plural: &str| group.is_empty() && matches!(plural, "pods" | "services" | "persistentvolumeclaims");
+    let mut found = Vec::new();
+    if context.catalogue.all().is_empty() {
+        context.catalogue.refresh().await.map_err(Error::on("asking which resources there are"))?;
+    }
+    for resource in context.catalogue.all().iter().filter(|r| r.namespaced) {
+        let (group, plural) = (resource.api.group.as_str(), resource.api.plural.as_str());
+        let concerned: Vec<_> = names.iter().filter(|name| quota::concerns(name, group, plural)).collect();
+        if concerned.is_empty() || cached(group, plural) {
+            continue;
+        }
+        let namespace = quota.metadata.namespace.as_deref().unwrap_or("");
+        let api: Api<DynamicObject> = Api::namespaced_with(context.client(), namespace, &resource.api);
+        let list: kube::core::ObjectList<PartialObjectMeta<DynamicObject>> =
+            api.list_metadata(&ListParams::default()).await.map_err(Error::on("counting the objects of a namespace"))?;
+        let number = Quantity::from_value(i64::try_from(list.items.len()).unwrap_or(i64::MAX));
+        found.extend(concerned.into_iter().map(|name| ((*name).clone(), number)));
+    }
+    Ok(found)
+}
