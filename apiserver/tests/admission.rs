@@ -288,3 +288,20 @@ async fn a_mutating_policy_changes_the_object() {
     let (_, made, _) = api.until(CONFIG_MAPS, config_map("x"), |a| a.1["metadata"]["labels"].get("by").is_some()).await;
     assert_eq!(made["metadata"]["labels"], json!({"app": "x", "by": "alice", "a/b": "alice"}));
 }
+
+#[tokio::test]
+async fn custom_resources_keep_their_rules() {
+    let api = Api::start().await;
+    let spec = json!({"type": "object", "properties": {"min": {"type": "integer"}, "max": {"type": "integer"}},
+        "x-kubernetes-validations": [{"rule": "self.min <= self.max"}, {"rule": "self.max >= oldSelf.max", "message": "max only grows"}]});
+    let definition = json!({"metadata": {"name": "things.test.io"}, "spec": {"group": "test.io", "scope": "Cluster",
+        "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}}}]}});
+    api.made("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition).await;
+    let thing = |min: i64, max: i64| json!({"apiVersion": "test.io/v1", "kind": "Thing", "metadata": {"name": "t"}, "spec": {"min": min, "max": max}});
+    let (code, status, _) = api.until("/apis/test.io/v1/things", thing(2, 1), |a| a.0 == 422).await;
+    assert_eq!((code, status["message"].as_str()), (422, Some("Thing.test.io \"t\" is invalid: spec: Invalid value: failed rule: self.min <= self.max")));
+    api.made("/apis/test.io/v1/things", thing(1, 2)).await;
+    let (code, status, _) = api.ask(Method::PATCH, "/apis/test.io/v1/things/t", "application/merge-patch+json", &json!({"spec": {"max": 1}})).await;
+    assert_eq!((code, status["message"].as_str()), (422, Some("Thing.test.io \"t\" is invalid: spec: Invalid value: max only grows")));
+}
