@@ -305,3 +305,27 @@ async fn custom_resources_keep_their_rules() {
     let (code, status, _) = api.ask(Method::PATCH, "/apis/test.io/v1/things/t", "application/merge-patch+json", &json!({"spec": {"max": 1}})).await;
     assert_eq!((code, status["message"].as_str()), (422, Some("Thing.test.io \"t\" is invalid: spec: Invalid value: max only grows")));
 }
+
+#[tokio::test]
+async fn namespaces_say_what_their_pods_may_do() {
+    let api = Api::start().await;
+    let labels = json!({"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/warn": "restricted"});
+    api.made("/api/v1/namespaces", json!({"metadata": {"name": "safe", "labels": labels}})).await;
+    api.made("/api/v1/namespaces/safe/serviceaccounts", json!({"metadata": {"name": "default"}})).await;
+    let spec = |host: bool| json!({"hostNetwork": host, "containers": [{"name": "c", "image": "i", "securityContext": {"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}}}]});
+    let pods = "/api/v1/namespaces/safe/pods?dryRun=All";
+    let pod = |host: bool| json!({"metadata": {"name": "p"}, "spec": spec(host)});
+    let (code, status, _) = api.until(pods, pod(true), |a| !a.1["message"].as_str().is_some_and(|m| m.contains("serviceaccount"))).await;
+    let why = "pods \"p\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true)";
+    assert_eq!((code, status["message"].as_str()), (403, Some(why)));
+    let warning = "would violate PodSecurity \\\"restricted:latest\\\": runAsNonRoot != true (pod or container \\\"c\\\" must set securityContext.runAsNonRoot=true), \
+        seccompProfile (pod or container \\\"c\\\" must set securityContext.seccompProfile.type to \\\"RuntimeDefault\\\" or \\\"Localhost\\\")";
+    let (code, _, warnings) = api.create(pods, pod(false)).await;
+    assert_eq!((code, warnings), (201, vec![format!("299 - \"{warning}\"")]));
+    let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": spec(true)});
+    let deployment = json!({"metadata": {"name": "d"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": template}});
+    let (code, _, warnings) = api.create("/apis/apps/v1/namespaces/safe/deployments", deployment).await;
+    assert_eq!((code, warnings.len()), (201, 1));
+    let (code, status, _) = api.create("/api/v1/namespaces", json!({"metadata": {"name": "odd", "labels": {"pod-security.kubernetes.io/enforce": "x"}}})).await;
+    assert_eq!((code, status["details"]["causes"][0]["field"].as_str()), (422, Some("metadata.labels[pod-security.kubernetes.io/enforce]")));
+}
