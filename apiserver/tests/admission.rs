@@ -257,6 +257,16 @@ async fn a_validating_policy_refuses_by_its_parameters() {
         "validations": [{"expression": "variables.count <= int(params.data.max)", "messageExpression": "'at most %s keys'.format([params.data.max])"}],
     }});
     api.made(&format!("{REGISTRATION}/validatingadmissionpolicies"), policy).await;
+    let path = format!("{REGISTRATION}/validatingadmissionpolicies/few-keys");
+    let mut seen = Value::Null;
+    for _ in 0..1_000 {
+        seen = api.ask(Method::GET, &path, "application/json", &Value::Null).await.1["status"].clone();
+        if seen.is_object() && seen["observedGeneration"] == 1 {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(seen, json!({"observedGeneration": 1, "typeChecking": {}}));
     let binding = |name: &str, actions: Value| json!({"metadata": {"name": name}, "spec": {"policyName": "few-keys", "validationActions": actions,
         "paramRef": {"name": "limits", "parameterNotFoundAction": "Deny"}}});
     let bindings = format!("{REGISTRATION}/validatingadmissionpolicybindings");

@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 use skiff_api::Status;
 
 use crate::verbs::{Call, DeleteOptions, Write};
-pub(crate) use policies::Policies;
+pub(crate) use policies::{Policies, run as watch_policies};
 pub(crate) use quota::{Claim, Ledger};
 pub(crate) use webhooks::Hooks;
 
