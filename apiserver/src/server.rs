@@ -38,6 +38,9 @@ use crate::{bootstrap, custom, publish, signer, subresources};
 /// How often history is given up, and how much of it stays: upstream's five minutes.
 const COMPACTION_PERIOD: Duration = Duration::from_secs(300);
 
+/// How long reading the store's recent history may take at the start.
+const CATCH_UP: Duration = Duration::from_secs(60);
+
 /// What a server is made with.
 pub struct Config {
     /// Where objects are kept.
@@ -126,11 +129,16 @@ impl Server {
             definitions: watch::Sender::new(0),
             stop: stop.clone(),
         });
+        let newest = server.store.revision().await?;
+        // Before the cache moves on, so that watches of custom resources too go on from where they were.
         let definitions = custom::Controller::new(&server);
         tokio::spawn({
             let server = Arc::clone(&server);
             async move { server.cache.follow(stop).await }
         });
+        server.cache.reached(newest, CATCH_UP).await.map_err(|applied| {
+            skiff_store::Error::Unavailable(format!("after {CATCH_UP:?} its changes are read up to revision {applied} of {newest}"))
+        })?;
         tokio::spawn({
             let server = Arc::clone(&server);
             async move { server.stop.run_until_cancelled(server.compact()).await }

@@ -11,7 +11,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::StreamExt;
-use skiff_store::{Entry, Error, Event, Revision, Store};
+use skiff_store::{Entry, Error, Event, Page, Revision, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,10 @@ pub use resource::{Change, Filter, Listed, ResourceCache, TooOld};
 
 /// How long a reader waits for the cache to catch up with the store.
 pub(crate) const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
+/// What every key begins with.
+const ROOT: &str = "/registry/";
+/// How many of the newest changes are read again at the start, for watches to go on from: they take about a second.
+const HISTORY: u64 = 20_000;
 /// How soon a broken watch of the store is opened again.
 const REOPEN_DELAY: Duration = Duration::from_millis(250);
 
@@ -52,9 +56,10 @@ impl Resources {
 }
 
 impl Cache {
-    /// Reads everything that the store holds. `resources` are the prefixes and selectable fields to begin with.
+    /// Reads everything that the store holds, as of some time ago: [`Cache::follow`] then sees the changes since, so that
+    /// watches may go on over a restart of the server. `resources` are the prefixes and selectable fields to begin with.
     pub async fn load(store: Arc<dyn Store>, resources: impl IntoIterator<Item = (String, Fields)>) -> Result<Self, Error> {
-        let page = store.list("/registry/", &skiff_store::prefix_end("/registry/"), 0, None).await?;
+        let page = remembered(store.as_ref()).await?;
         let cache = Self { store, resources: RwLock::default(), applied: watch::Sender::new(page.revision) };
         for (prefix, fields) in resources {
             cache.put(&prefix, fields.into());
@@ -116,14 +121,36 @@ impl Cache {
             let result = shutdown.run_until_cancelled(self.follow_once()).await;
             match result {
                 Some(Err(Error::Compacted { .. })) => {
-                    tracing::error!("the store compacted changes that this server had not seen; restart it");
-                    return;
+                    tracing::warn!("the store compacted changes that this server had not seen: reading everything again, watches end");
+                    if let Err(error) = self.reload().await {
+                        tracing::warn!(%error, "the store can't be read");
+                    }
                 }
                 Some(Err(error)) => tracing::warn!(%error, "watch of the store broke, opening it again"),
                 Some(Ok(())) | None => {}
             }
             shutdown.run_until_cancelled(tokio::time::sleep(REOPEN_DELAY)).await;
         }
+    }
+
+    /// Reads everything again. Watches of what was in between are told that they are too far behind.
+    async fn reload(&self) -> Result<(), Error> {
+        let page = self.store.list(ROOT, &skiff_store::prefix_end(ROOT), 0, None).await?;
+        {
+            let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
+            let (claimed, unclaimed): (Vec<Entry>, Vec<Entry>) = page.entries.into_iter().partition(|entry| resources.of(&entry.key).is_some());
+            resources.unclaimed = unclaimed.into_iter().map(|entry| (Arc::clone(&entry.key), entry)).collect();
+            let mut entries: HashMap<Arc<str>, Vec<Entry>> = HashMap::new();
+            for entry in claimed {
+                let prefix = resources.of(&entry.key).map(|cache| cache.prefix().into());
+                entries.entry(prefix.unwrap_or_default()).or_default().push(entry);
+            }
+            for (prefix, cache) in &resources.by_prefix {
+                cache.reset(entries.remove(prefix).unwrap_or_default(), page.revision);
+            }
+            self.applied.send_replace(page.revision);
+        }
+        Ok(())
     }
 
     async fn follow_once(&self) -> Result<(), Error> {
@@ -179,10 +206,23 @@ impl Cache {
     }
 }
 
+/// Everything, as of the oldest revision that the store still has, but no more than [`HISTORY`] changes ago. Not every
+/// store says which one that is, so it is found by asking.
+async fn remembered(store: &dyn Store) -> Result<Page, Error> {
+    let (end, newest) = (skiff_store::prefix_end(ROOT), store.revision().await?);
+    let mut at = newest.saturating_sub(HISTORY).max(1);
+    while let Err(error) = store.list(ROOT, &end, 1, Some(at)).await {
+        match error {
+            Error::Compacted { oldest, .. } if at < newest => at = oldest.max(at + (newest - at).div_ceil(2)).min(newest),
+            other => return Err(other),
+        }
+    }
+    store.list(ROOT, &end, 0, Some(at)).await
+}
+
 fn load(cache: &ResourceCache, entry: Entry) {
-    match cache.read(Arc::clone(&entry.key), entry.modified, entry.value) {
-        Ok(object) => cache.load(object),
-        Err(error) => tracing::error!(key = %entry.key, %error, "stored object is unreadable"),
+    if let Some(object) = cache.read_entry(entry) {
+        cache.load(object);
     }
 }
 
@@ -209,6 +249,7 @@ mod tests {
             let cache = Arc::clone(&cache);
             async move { cache.follow(shutdown).await }
         });
+        let before = cache.applied();
         for key in ["/registry/pods/ns/a", "/registry/x.io/things/ns/b"] {
             store.commit(key, Guard::Absent, Some(r#"{"metadata":{"name":"x"}}"#.into())).await.expect("commit");
         }
@@ -218,7 +259,7 @@ mod tests {
         let things = cache.put("/registry/x.io/things/", Form::default());
         assert_eq!(things.get("/registry/x.io/things/ns/b").expect("claimed").revision, revision);
         assert_eq!(things.changes(revision - 1, 9).expect_err("unknown history"), TooOld { oldest: revision });
-            assert!(things.changes(revision, 9).is_ok_and(|c| c.is_empty()));
+        assert!(things.changes(revision, 9).is_ok_and(|c| c.is_empty()));
         // Read in another form, then given up, then claimed again.
         let tidy: Tidy = Arc::new(|object| object["x"] = 1.into());
         let tidied = cache.put("/registry/x.io/things/", Form { tidy: Some(tidy), ..Form::default() });
@@ -228,5 +269,25 @@ mod tests {
         cache.remove("/registry/x.io/things/");
         assert!(tidied.is_closed() && cache.resource("/registry/x.io/things/").is_none());
         assert_eq!(shown(&cache.put("/registry/x.io/things/", Form::default())), r#"{"metadata":{"name":"x"}}"#);
+
+        // A second cache of the same store knows what the first one saw.
+        let again = Cache::load(store, [("/registry/pods/".into(), Fields::default())]).await.expect("load");
+        assert_eq!(again.applied(), before);
+        again.reload().await.expect("reload");
+        assert_eq!(again.applied(), revision);
+        let pods = again.resource("/registry/pods/").expect("pods");
+        assert!(pods.get("/registry/pods/ns/a").is_some());
+        assert_eq!(pods.changes(before, 9).expect_err("what was in between is unknown"), TooOld { oldest: revision });
+    }
+
+    #[tokio::test]
+    async fn a_cache_begins_at_the_oldest_revision_that_the_store_has() {
+        let store = Memory::new();
+        for key in ["/registry/pods/ns/a", "/registry/pods/ns/b", "/registry/pods/ns/c"] {
+            store.commit(key, Guard::Absent, Some(r#"{"metadata":{"name":"x"}}"#.into())).await.expect("commit");
+        }
+        assert_eq!(remembered(&store).await.expect("a page").entries.len(), 0);
+        store.compact(store.revision().await.expect("a revision") - 1).await.expect("compact");
+        assert_eq!(remembered(&store).await.expect("a page").entries.len(), 2);
     }
 }
