@@ -18,6 +18,7 @@ pub mod names;
 pub mod patch;
 pub mod pattern;
 pub mod pod;
+pub mod pod_security;
 pub mod print;
 pub mod protobuf;
 pub mod quantity;

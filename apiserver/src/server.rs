@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::{Hooks, Ledger, Policies};
+use crate::admission::{Hooks, Ledger, Policies, watch_policies};
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
@@ -150,6 +150,10 @@ impl Server {
             tokio::spawn(async move { server.stop.run_until_cancelled(definitions.run()).await });
         }
         bootstrap::write(&server).await.map_err(Error::Bootstrap)?;
+        tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { server.stop.run_until_cancelled(watch_policies(Arc::clone(&server))).await }
+        });
         tokio::spawn({
             let server = Arc::clone(&server);
             async move { server.stop.run_until_cancelled(signer::run(Arc::clone(&server))).await }

@@ -68,10 +68,15 @@ fn namespace_type() -> Type {
 
 /// What an expression may use, with parameters and an authorizer or without.
 fn env(params: bool, authorizer: bool, variables: &[(String, Type)]) -> Env {
-    let env = Env::default().with("object", Type::Dyn).with("oldObject", Type::Dyn).with("request", request_type());
+    typed_env(&Type::Dyn, params.then_some(&Type::Dyn), authorizer, variables)
+}
+
+/// The same where the types of the object and the parameters are known.
+fn typed_env(object: &Type, params: Option<&Type>, authorizer: bool, variables: &[(String, Type)]) -> Env {
+    let env = Env::default().with("object", object.clone()).with("oldObject", object.clone()).with("request", request_type());
     let mut env = env.with("namespaceObject", namespace_type());
-    if params {
-        env = env.with("params", Type::Dyn);
+    if let Some(params) = params {
+        env = env.with("params", params.clone());
     }
     if authorizer {
         env = env.with("authorizer", AUTHORIZER).with("authorizer.requestResource", RESOURCE_CHECK);
@@ -430,6 +435,34 @@ impl Policy {
     }
 }
 
+/// What is suspicious in a validating policy's expressions, given the types of the objects that it is about (with their
+/// names, `apps/v1, Kind=Deployment`): field and warning, for `status.typeChecking`.
+pub fn type_check(spec: &Value, objects: &[(String, Type)], params: Option<&Type>) -> Vec<(String, String)> {
+    let params = at(spec, &["paramKind"]).is_object().then(|| params.unwrap_or(&Type::Dyn));
+    let mut warnings: Vec<(String, String)> = Vec::new();
+    for (i, validation) in items(spec, &["validations"]).iter().enumerate() {
+        for field in ["expression", "messageExpression"] {
+            let source = text(validation, &[field]);
+            let mut lines = Vec::new();
+            for (name, object) in objects.iter().filter(|_| !source.is_empty()) {
+                let mut types: Vec<(String, Type)> = Vec::new();
+                for variable in items(spec, &["variables"]) {
+                    let env = typed_env(object, params, true, &types);
+                    let type_ = Program::compile(&env, text(variable, &["expression"])).map_or(Type::Dyn, |p| p.type_);
+                    types.push((text(variable, &["name"]).to_owned(), type_));
+                }
+                if let Err(why) = Program::compile(&typed_env(object, params, true, &types), source) {
+                    lines.push(format!("{name}: compilation failed: {why}\n"));
+                }
+            }
+            if !lines.is_empty() {
+                warnings.push((format!("spec.validations[{i}].{field}"), lines.join("\n")));
+            }
+        }
+    }
+    warnings
+}
+
 impl Validation {
     fn message(&self, given: &Given<'_, '_>, budget: &mut u64) -> String {
         let made = self.message_expression.as_ref().map(|expression| given.eval(expression, budget));
@@ -519,6 +552,20 @@ mod tests {
         assert_eq!(errors(json!({"validations": [{"expression": "request.foo == 1"}]})).len(), 1);
         assert_eq!(errors(json!({"variables": [{"name": "a-b", "expression": "1"}]})), ["spec.variables[0].name: Invalid value: \"a-b\": name is not a valid CEL identifier"]);
         assert_eq!(errors(json!({"mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "1"}}]})), ["spec.mutations[0].jsonPatch.expression: Invalid value: \"1\": must evaluate to list(JSONPatch) but got int"]);
+    }
+
+    #[test]
+    fn types_are_checked_where_they_are_known() {
+        let deployment = crate::resource::find("apps", "v1", "deployments").expect("deployments");
+        let type_ = Type::of_builtin(deployment.schema());
+        let check = |expression: &str| {
+            let spec = json!({"variables": [{"name": "n", "expression": "object.spec.replicas"}], "validations": [{"expression": expression}]});
+            type_check(&spec, &[("apps/v1, Kind=Deployment".into(), type_.clone())], None)
+        };
+        assert_eq!(check("variables.n > 1 && object.spec.template.spec.containers.all(c, c.image != '') && object.metadata.labels['a'] == 'b'"), []);
+        let expected = "apps/v1, Kind=Deployment: compilation failed: ERROR: <input>:1:12: undefined field 'replica'\n | object.spec.replica > 1\n | ...........^\n";
+        assert_eq!(check("object.spec.replica > 1"), [("spec.validations[0].expression".to_owned(), expected.to_owned())]);
+        assert_eq!(check("variables.n == 'x'").len(), 1);
     }
 
     #[test]

@@ -96,10 +96,8 @@ impl<'e, 'a> Evaluator<'e, 'a> {
             Val::Optional(Some(inner)) => (**inner).clone(),
             other => other.clone(),
         };
-        match inner.member(&Val::text(field)) {
-            Some(found) => Ok(Val::Bool(found.is_some_and(|v| !matches!(v, Val::Null)))),
-            None => no_overload(),
-        }
+        // What has no members at all has none of this name either.
+        Ok(Val::Bool(inner.member(&Val::text(field)).flatten().is_some()))
     }
 
     /// `&&` and `||`: one term that decides outweighs errors in others.
@@ -344,10 +342,7 @@ fn member<'a>(of: &Val<'a>, index: &Val<'a>, optional: bool) -> Evaluated<'a> {
             };
             (found, format!("index out of bounds: {}", number.unwrap_or(i64::MAX)))
         }
-        _ => match of.member(index) {
-            Some(found) => (found, format!("no such key: {}", lib::shown(index))),
-            None => return no_overload(),
-        },
+        _ => (of.member(index).flatten(), format!("no such key: {}", lib::shown(index))),
     };
     match (found, optional) {
         (Some(val), true) => Ok(val.some()),

@@ -46,7 +46,7 @@ fn the_language() {
     check("object.n > 2.5 && object.n < 4u && 1 < 2.0", json!(true));
     check("'a' < 'b' && [1] == [1] && {'a': 1} != {'a': 2}", json!(true));
     check("type(1) == int && type('a') == string && type([]) == list && type(null) == null_type", json!(true));
-    check("object.none == null", json!(true));
+    check("object.none == null && has(object.none) && !has(object.none.x) && !object.?none.?x.hasValue()", json!(true));
     check("false && (1 / 0 == 1) || true || (1 / 0 == 1)", json!(true));
     check("(1 / 0 == 1) || true", json!(true));
     check("1 / 0", json!("error: division by zero"));

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::names::escape;
+use crate::schema::{Kind, Schema};
 
 /// A type.
 #[derive(Clone, Debug, PartialEq)]
@@ -142,6 +143,37 @@ impl Type {
             "integer" => Self::Int,
             _ => return None,
         })
+    }
+
+    /// The type of a built-in kind, as its OpenAPI schema has it.
+    pub fn of_builtin(schema: &Schema) -> Self {
+        Self::walk(schema, &mut Vec::new())
+    }
+
+    fn walk(schema: &Schema, above: &mut Vec<&'static str>) -> Self {
+        match &schema.kind {
+            Kind::Any | Kind::IntOrString => Self::Dyn,
+            Kind::String | Kind::Quantity => Self::String,
+            Kind::Bytes => Self::Bytes,
+            Kind::Time | Kind::MicroTime => Self::Timestamp,
+            Kind::Int32 | Kind::Int64 => Self::Int,
+            Kind::Number => Self::Double,
+            Kind::Boolean => Self::Bool,
+            Kind::Map(values) => Self::map(Self::String, Self::walk(values, above)),
+            Kind::List(list) => Self::list(Self::walk(&list.items, above)),
+            // Schemas that hold themselves have no end.
+            Kind::Object(object) if above.contains(&object.definition) && !object.definition.is_empty() => Self::Dyn,
+            Kind::Object(object) => {
+                above.push(object.definition);
+                let fields = object.properties.iter().filter_map(|property| {
+                    let type_ = Self::walk(&property.schema, above);
+                    Some((escape(&property.name)?, (property.name.to_string(), type_)))
+                });
+                let fields = fields.collect();
+                above.pop();
+                Self::Object(Arc::new(ObjectType { name: object.name.to_owned(), fields, open: false }))
+            }
+        }
     }
 
     /// Whether a value of type `from` can stand where this one is wanted; `bound` holds what the parameters have come to be.

@@ -166,8 +166,10 @@ impl<'a> Val<'a> {
             }
             Self::JsonMap(map, type_) => match key {
                 Self::Str(name) => match type_ {
+                    // A null in a known field is as good as none.
                     Type::Object(object) => {
-                        object.fields.get(&**name).and_then(|(json, type_)| Some(Val::json(map.get(json)?, type_)))
+                        let field = object.fields.get(&**name);
+                        field.and_then(|(json, type_)| Some(Val::json(map.get(json).filter(|v| !v.is_null())?, type_)))
                     }
                     Type::Map(_, value) => map.get(&**name).map(|v| Val::json(v, value)),
                     _ => map.get(&**name).map(|v| Val::json(v, &Type::Dyn)),

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
+use crate::cel::Rules;
 use crate::defaults;
 use crate::print::custom_columns;
 use crate::resource::{Resource, ResourceSchema, SelectableField, Subresource, Text, Verbs};
@@ -39,6 +40,8 @@ pub struct Custom {
     pub webhook: Option<Arc<Value>>,
     /// Made when it is first asked for.
     digest: OnceLock<String>,
+    /// `x-kubernetes-validations`, compiled when they are first asked for.
+    rules: OnceLock<Rules>,
 }
 
 /// Where a scalable object keeps its counts.
@@ -56,6 +59,11 @@ impl Custom {
     /// What tells this schema from others.
     pub fn digest(&self) -> &str {
         self.digest.get_or_init(|| STANDARD.encode(Sha256::digest(self.source.to_string())))
+    }
+
+    /// The rules of this version's schema.
+    pub fn rules(&self) -> &Rules {
+        self.rules.get_or_init(|| Rules::compile(&self.source, "").0)
     }
 
     /// Makes of a stored object what Go's decoder makes of it: what the schema of its version doesn't know goes, defaults
@@ -167,6 +175,7 @@ fn resource(
             terminating,
             webhook: Some(at(spec, &["conversion"])).filter(|c| c["strategy"] == "Webhook").map(|c| Arc::new(c["webhook"].clone())),
             digest: OnceLock::new(),
+            rules: OnceLock::new(),
         })),
     })
 }

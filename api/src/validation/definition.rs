@@ -5,7 +5,6 @@ use serde_json::Value;
 use super::check::{At, Errors, same};
 use super::webhooks::client;
 use super::{meta, structural};
-use crate::cel::Rules;
 use crate::field::{Error, ErrorType};
 use crate::names;
 use crate::schema::Schema;
@@ -137,7 +136,6 @@ fn version_rules(e: &mut Errors, version: &At, place: &str, schema_place: &str) 
             e.forbidden(&schema.at("nullable"), "nullable cannot be true at the root");
         }
         structural::schema(e, &schema);
-        e.0.extend(Rules::compile(schema.value, &schema.path).1);
     }
     scale(e, &at("subresources").at("scale"));
     for column in at("additionalPrinterColumns").items() {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::check::{At, Errors};
 use super::custom;
+use crate::cel::Rules;
 use crate::field::{Error, ErrorType};
 use crate::pattern;
 use crate::schema::Schema;
@@ -43,9 +44,11 @@ pub(super) fn schema(e: &mut Errors, root: &At) {
     }
 }
 
-/// The seam of `x-kubernetes-validations` in a definition: called with the root of a schema that is sound otherwise, for its
-/// expressions to be compiled and weighed. That they are there and well-formed as text was checked before.
-fn expressions(_e: &mut Errors, _root: &At) {}
+/// Compiles `x-kubernetes-validations` of a schema that is sound otherwise. That the rules are there and well-formed as
+/// text was checked before.
+fn expressions(e: &mut Errors, root: &At) {
+    e.0.extend(Rules::compile(root.value, &root.path).1);
+}
 
 fn depth(schema: &Value) -> usize {
     match schema {

@@ -1,6 +1,7 @@
 //! Admission: rules that look beyond the object, each a plugin with upstream's name, in upstream's order.
 
 mod certificates;
+mod claim_resize;
 mod defaults;
 pub(crate) mod escalation;
 mod expressions;
@@ -8,9 +9,11 @@ mod limits;
 mod matching;
 mod namespace;
 mod nodes;
+mod pod_security;
 mod policies;
 mod priority;
 mod quota;
+mod runtime_class;
 mod service_account;
 mod webhooks;
 
@@ -21,7 +24,7 @@ use serde_json::{Value, json};
 use skiff_api::Status;
 
 use crate::verbs::{Call, DeleteOptions, Write};
-pub(crate) use policies::Policies;
+pub(crate) use policies::{Policies, run as watch_policies};
 pub(crate) use quota::{Claim, Ledger};
 pub(crate) use webhooks::Hooks;
 
@@ -156,10 +159,13 @@ const PLUGINS: &[&dyn Plugin] = &[
     &service_account::ServiceAccount,
     &nodes::NodeRestriction,
     &nodes::TaintNodesByCondition,
+    &pod_security::PodSecurity,
     &priority::Priority,
     &defaults::DefaultTolerationSeconds,
     &defaults::DefaultStorageClass,
     &defaults::StorageObjectInUseProtection,
+    &claim_resize::PersistentVolumeClaimResize,
+    &runtime_class::RuntimeClass,
     &certificates::Certificates,
     &defaults::DefaultIngressClass,
     &escalation::Escalation,

@@ -6,6 +6,7 @@ use skiff_api::status::{Cause, Details, GroupResource};
 use skiff_api::{Status, value};
 
 use super::{Plugin, Request};
+use crate::cache::FRESH_TIMEOUT;
 
 pub(super) struct NamespaceLifecycle;
 
@@ -26,6 +27,8 @@ impl Plugin for NamespaceLifecycle {
             // It may have been made a moment ago.
             None => {
                 let entry = call.server.store.get(&key).await?.ok_or_else(|| Status::not_found(gr, namespace))?;
+                // Other plugins look at the cache; should that lag for long, theirs is the word.
+                let _ = call.server.cache.reached(entry.modified, FRESH_TIMEOUT).await;
                 cache.read(entry.key, entry.modified, entry.value).and_then(|o| o.value()).map_err(Status::internal)?
             }
         };

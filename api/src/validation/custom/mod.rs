@@ -70,12 +70,21 @@ fn structure(e: &mut Errors, custom: &Custom, new: &Value, old: Option<&Value>) 
     }
 }
 
-/// The seam of `x-kubernetes-validations`: called with all that its rules may look at, after everything else. They are not
-/// checked while there are errors that make their values unfit for it.
-fn rules(e: &mut Errors, _custom: &Custom, _new: &Value, _old: Option<&Value>) {
-    let _blocked = e.0.iter().any(|error| {
+/// `x-kubernetes-validations`, after everything else. They are not checked while there are errors that make their values
+/// unfit for it.
+fn rules(e: &mut Errors, custom: &Custom, new: &Value, old: Option<&Value>) {
+    let rules = custom.rules();
+    if rules.is_empty() {
+        return;
+    }
+    let blocking = |error: &Error| {
         matches!(error.kind, ErrorType::NotSupported | ErrorType::Required | ErrorType::TooLong | ErrorType::TooMany | ErrorType::TypeInvalid)
-    });
+    };
+    if e.0.iter().any(blocking) {
+        let detail = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+        return e.0.push(Error::invalid("<nil>", Value::Null, detail));
+    }
+    e.0.extend(rules.validate(new, old));
 }
 
 /// What is wrong with the value by a schema as definitions have it.

@@ -1,6 +1,7 @@
 //! Admission policies: `ValidatingAdmissionPolicy` and `MutatingAdmissionPolicy` with their bindings.
 
 mod mutating;
+mod status;
 mod validating;
 
 use std::sync::{Arc, PoisonError, RwLock};
@@ -18,6 +19,7 @@ use crate::convert;
 
 pub(super) use mutating::MutatingPolicies;
 pub(super) use mutating::mutate;
+pub(crate) use status::run;
 pub(super) use validating::ValidatingPolicies;
 pub(super) use validating::validate;
 
