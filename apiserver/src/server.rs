@@ -26,7 +26,7 @@ use crate::dial::Dialer;
 use crate::http::body::{self, Reply};
 use crate::http::encode;
 use crate::http::info::RequestInfo;
-use crate::http::negotiate::Shape;
+use crate::http::negotiate::{Offer, Shape};
 use crate::http::query::Query;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -216,11 +216,9 @@ impl Server {
         let (parts, incoming) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
-        let (shape, refused) = match Shape::negotiate(&parts.headers, matches!(info.verb, "list" | "watch")) {
-            Ok(shape) => (shape, None),
-            Err(status) => (Shape::JSON, Some(status)),
-        };
-        let plain = Shape { transform: crate::http::negotiate::Transform::None, ..shape };
+        let offer = Offer { streams: matches!(info.verb, "list" | "watch"), watch: info.verb == "watch", custom: false };
+        let negotiated = Shape::negotiate(&parts.headers, offer);
+        let shape = *negotiated.as_ref().unwrap_or(&Shape::JSON);
         let counted = (info.verb, info.group.clone(), info.version.clone(), info.resource.clone(), info.subresource.clone());
         let notes = Arc::new(Notes::default());
         let said = Arc::clone(&notes);
@@ -248,11 +246,9 @@ impl Server {
                 return Err(if info.verb == "list" || by_review { Status::no_such_resource() } else { Status::method_not_allowed() });
             }
             let (resource, upgrade) = (Arc::clone(resource), parts.extensions.get::<subresources::Upgrade>().cloned());
-            if let Some(status) = refused
-                && !subresources::streams(&info)
-            {
-                return Err(status);
-            }
+            let custom = Offer { custom: true, ..offer };
+            let negotiated = if resource.custom().is_some() { Shape::negotiate(&parts.headers, custom) } else { negotiated };
+            let shape = if subresources::streams(&info) { shape } else { negotiated? };
             let method = parts.method.clone();
             let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape, notes };
             if subresources::streams(&call.info) {
@@ -265,7 +261,7 @@ impl Server {
             tracing::error!(panic = text, "request handler panicked");
             Err(Status::internal("this request caused the server to panic; look in its log"))
         });
-        let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, plain));
+        let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, shape));
         said.add_to(&mut reply);
         self.metrics.end(timer, counted, reply.status().as_u16());
         reply

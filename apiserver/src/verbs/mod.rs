@@ -25,7 +25,7 @@ use crate::convert;
 use crate::http::body::Reply;
 use crate::http::encode::{Encoder, Include, Shown};
 use crate::http::info::RequestInfo;
-use crate::http::negotiate::Shape;
+use crate::http::negotiate::{self, Shape};
 use crate::http::query::Query;
 use crate::server::Server;
 use crate::strategy::Strategy;
@@ -133,7 +133,7 @@ impl Call {
             Some("Object") => Include::Object,
             _ => Include::Metadata,
         };
-        Encoder { resource: &self.resource, shape: self.shape, include, pretty: self.query.flag("pretty") }
+        Encoder { resource: &self.resource, shape: self.shape, include, pretty: negotiate::pretty(&self.headers, self.query.get("pretty")) }
     }
 
     /// What is special about the resource's kind.
