@@ -250,9 +250,9 @@ impl Server {
             let negotiated = if resource.custom().is_some() { Shape::negotiate(&parts.headers, custom) } else { negotiated };
             let shape = if subresources::streams(&info) { shape } else { negotiated? };
             let method = parts.method.clone();
-            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape, notes };
+            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape, upgrade, notes };
             if subresources::streams(&call.info) {
-                return subresources::connect(&call, method, parts.uri, incoming, upgrade).await;
+                return subresources::connect(&call, method, parts.uri, incoming).await;
             }
             verbs::serve(call, body::collect(incoming).await?).await
         };

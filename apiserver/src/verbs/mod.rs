@@ -8,6 +8,7 @@ mod patch;
 mod update;
 mod view;
 mod watch;
+mod websocket;
 mod write;
 
 use std::collections::BTreeMap;
@@ -45,6 +46,8 @@ pub(crate) struct Call {
     pub user: User,
     pub resource: Arc<Resource>,
     pub shape: Shape,
+    /// The client's connection, should it become something else than HTTP.
+    pub upgrade: Option<subresources::Upgrade>,
     /// What the answer says besides: shared by the calls that one request comes to.
     pub notes: Arc<Notes>,
 }
@@ -107,6 +110,7 @@ impl Call {
             user: self.user.clone(),
             resource: Arc::clone(resource),
             shape: self.shape,
+            upgrade: None,
             notes: Arc::clone(&self.notes),
         }
     }

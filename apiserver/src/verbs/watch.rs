@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::list::{self, Wanted};
-use super::{Call, options};
+use super::{Call, options, websocket};
 use crate::cache::{Change, Filter, Object, ResourceCache};
 use crate::convert;
 use crate::http::body::{Reply, reply, stream as streamed};
@@ -84,15 +84,18 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
     if !state && from < watcher.applied.cache.applied() {
         if let Err(too_old) = watcher.cache.changes(from, 1) {
             let frame = error_frame(&expired(from, too_old.oldest), call.shape.format);
-            return Ok(answer(call, stream::iter([frame])));
+            return answer(call, stream::iter([frame]));
         }
     }
-    Ok(answer(call, watcher.stream()))
+    answer(call, watcher.stream())
 }
 
-/// The frames as the answer's body.
-fn answer(call: &Call, frames: impl Stream<Item = Bytes> + Send + 'static) -> Reply {
-    reply(200, call.shape.stream_type(), streamed(frames))
+/// The frames as the answer's body, or on the WebSocket that the client asks for.
+fn answer(call: &Call, frames: impl Stream<Item = Bytes> + Send + 'static) -> Result<Reply, Status> {
+    if websocket::is_asked_for(&call.headers) {
+        return websocket::answer(call, frames);
+    }
+    Ok(reply(200, call.shape.stream_type(), streamed(frames)))
 }
 
 fn expired(asked: Revision, oldest: Revision) -> Status {
