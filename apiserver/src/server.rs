@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Hooks, Ledger, Policies, watch_policies};
+use crate::aggregate::{self, Aggregator};
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
@@ -94,6 +95,10 @@ pub struct Server {
     pub(crate) policies: Policies,
     pub(crate) build: String,
     pub(crate) metrics: Metrics,
+    /// What other servers serve behind this one.
+    pub(crate) aggregator: Aggregator,
+    /// OpenAPI documents that were asked for.
+    pub(crate) openapi: publish::OpenApi,
     /// What else of the control plane runs in this process.
     components: Mutex<Vec<(&'static str, AbortHandle)>>,
     /// The revision up to which the definitions of custom resources are served.
@@ -125,6 +130,8 @@ impl Server {
             dialer: config.dialer,
             build: config.build,
             metrics: Metrics::default(),
+            aggregator: Aggregator::default(),
+            openapi: publish::OpenApi::default(),
             components: Mutex::default(),
             definitions: watch::Sender::new(0),
             stop: stop.clone(),
@@ -157,6 +164,10 @@ impl Server {
         tokio::spawn({
             let server = Arc::clone(&server);
             async move { server.stop.run_until_cancelled(signer::run(Arc::clone(&server))).await }
+        });
+        tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { server.stop.run_until_cancelled(aggregate::run(Arc::clone(&server))).await }
         });
         Ok(server)
     }
@@ -227,6 +238,10 @@ impl Server {
             let user = auth::authenticate(self, peer.as_ref(), &parts.headers).await?;
             let user = auth::impersonate(self, user, &parts.headers)?;
             auth::authorize(self, &user, &info)?;
+            if let Some(remote) = self.aggregator.find(info.path.strip_prefix("/openapi/v3").unwrap_or(&info.path)) {
+                let body = body::collect(incoming).await?;
+                return remote.proxy(&self.cache, &user, parts, body).await;
+            }
             if !info.is_resource {
                 return publish::serve(self, &info, &query, &parts.headers, shape).await;
             }

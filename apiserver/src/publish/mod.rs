@@ -3,6 +3,8 @@
 mod discovery;
 mod openapi;
 
+pub(crate) use openapi::OpenApi;
+
 use std::sync::Arc;
 
 use http::HeaderMap;
