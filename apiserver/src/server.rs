@@ -17,6 +17,7 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::{Hooks, Ledger, Policies, watch_policies};
+use crate::aggregate::{self, Aggregator};
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
@@ -26,7 +27,7 @@ use crate::dial::Dialer;
 use crate::http::body::{self, Reply};
 use crate::http::encode;
 use crate::http::info::RequestInfo;
-use crate::http::negotiate::Shape;
+use crate::http::negotiate::{Offer, Shape};
 use crate::http::query::Query;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -94,6 +95,10 @@ pub struct Server {
     pub(crate) policies: Policies,
     pub(crate) build: String,
     pub(crate) metrics: Metrics,
+    /// What other servers serve behind this one.
+    pub(crate) aggregator: Aggregator,
+    /// OpenAPI documents that were asked for.
+    pub(crate) openapi: publish::OpenApi,
     /// What else of the control plane runs in this process.
     components: Mutex<Vec<(&'static str, AbortHandle)>>,
     /// The revision up to which the definitions of custom resources are served.
@@ -125,6 +130,8 @@ impl Server {
             dialer: config.dialer,
             build: config.build,
             metrics: Metrics::default(),
+            aggregator: Aggregator::default(),
+            openapi: publish::OpenApi::default(),
             components: Mutex::default(),
             definitions: watch::Sender::new(0),
             stop: stop.clone(),
@@ -157,6 +164,10 @@ impl Server {
         tokio::spawn({
             let server = Arc::clone(&server);
             async move { server.stop.run_until_cancelled(signer::run(Arc::clone(&server))).await }
+        });
+        tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { server.stop.run_until_cancelled(aggregate::run(Arc::clone(&server))).await }
         });
         Ok(server)
     }
@@ -216,11 +227,9 @@ impl Server {
         let (parts, incoming) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
-        let (shape, refused) = match Shape::negotiate(&parts.headers, matches!(info.verb, "list" | "watch")) {
-            Ok(shape) => (shape, None),
-            Err(status) => (Shape::JSON, Some(status)),
-        };
-        let plain = Shape { transform: crate::http::negotiate::Transform::None, ..shape };
+        let offer = Offer { streams: matches!(info.verb, "list" | "watch"), watch: info.verb == "watch", custom: false };
+        let negotiated = Shape::negotiate(&parts.headers, offer);
+        let shape = *negotiated.as_ref().unwrap_or(&Shape::JSON);
         let counted = (info.verb, info.group.clone(), info.version.clone(), info.resource.clone(), info.subresource.clone());
         let notes = Arc::new(Notes::default());
         let said = Arc::clone(&notes);
@@ -229,6 +238,10 @@ impl Server {
             let user = auth::authenticate(self, peer.as_ref(), &parts.headers).await?;
             let user = auth::impersonate(self, user, &parts.headers)?;
             auth::authorize(self, &user, &info)?;
+            if let Some(remote) = self.aggregator.find(info.path.strip_prefix("/openapi/v3").unwrap_or(&info.path)) {
+                let body = body::collect(incoming).await?;
+                return remote.proxy(&self.cache, &user, parts, body).await;
+            }
             if !info.is_resource {
                 return publish::serve(self, &info, &query, &parts.headers, shape).await;
             }
@@ -248,15 +261,13 @@ impl Server {
                 return Err(if info.verb == "list" || by_review { Status::no_such_resource() } else { Status::method_not_allowed() });
             }
             let (resource, upgrade) = (Arc::clone(resource), parts.extensions.get::<subresources::Upgrade>().cloned());
-            if let Some(status) = refused
-                && !subresources::streams(&info)
-            {
-                return Err(status);
-            }
+            let custom = Offer { custom: true, ..offer };
+            let negotiated = if resource.custom().is_some() { Shape::negotiate(&parts.headers, custom) } else { negotiated };
+            let shape = if subresources::streams(&info) { shape } else { negotiated? };
             let method = parts.method.clone();
-            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape, notes };
+            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape, upgrade, notes };
             if subresources::streams(&call.info) {
-                return subresources::connect(&call, method, parts.uri, incoming, upgrade).await;
+                return subresources::connect(&call, method, parts.uri, incoming).await;
             }
             verbs::serve(call, body::collect(incoming).await?).await
         };
@@ -265,7 +276,7 @@ impl Server {
             tracing::error!(panic = text, "request handler panicked");
             Err(Status::internal("this request caused the server to panic; look in its log"))
         });
-        let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, plain));
+        let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, shape));
         said.add_to(&mut reply);
         self.metrics.end(timer, counted, reply.status().as_u16());
         reply
