@@ -45,6 +45,7 @@ pub struct Embedded {
     asks: mpsc::Sender<Ask>,
     /// Told when the file is closed.
     closed: watch::Receiver<bool>,
+    path: PathBuf,
 }
 
 impl Embedded {
@@ -66,7 +67,7 @@ impl Embedded {
             done.send_replace(true);
         };
         std::thread::Builder::new().name("store".into()).spawn(run).map_err(|e| fail("start", &e))?;
-        Ok(Self { shared, asks, closed })
+        Ok(Self { shared, asks, closed, path })
     }
 
     /// Closes the file, once everything that waits is written. A file that isn't closed takes longer to open.
@@ -287,5 +288,10 @@ impl Store for Embedded {
 
     async fn revision(&self) -> Result<Revision, Error> {
         Ok(self.shared.read().revision())
+    }
+
+    async fn size(&self) -> Result<Option<u64>, Error> {
+        let file = tokio::fs::metadata(&self.path).await.map_err(|e| Error::Unavailable(format!("look at {}: {e}", self.path.display())))?;
+        Ok(Some(file.len()))
     }
 }

@@ -164,6 +164,11 @@ impl Store for Etcd {
         let found = timed(self.kv().get("\0", Some(GetOptions::new().with_count_only()))).await?.map_err(unavailable)?;
         Ok(found.header().map_or(0, |h| h.revision() as Revision))
     }
+
+    async fn size(&self) -> Result<Option<u64>, Error> {
+        let status = timed(self.client.maintenance_client().status()).await?.map_err(unavailable)?;
+        Ok(u64::try_from(status.db_size()).ok())
+    }
 }
 
 /// The next events; `None` when the watch ended. Every revision comes whole, for this store writes one key a revision.

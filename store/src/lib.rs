@@ -138,6 +138,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The revision of the newest acknowledged write.
     async fn revision(&self) -> Result<Revision, Error>;
+
+    /// How many bytes the store takes on disk; `None` for one that takes none.
+    async fn size(&self) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
 }
 
 /// The end of the range of keys that begin with `prefix`.
