@@ -123,7 +123,7 @@ impl Store for Etcd {
             .when([Compare::mod_revision(key, CompareOp::Equal, expected)])
             .and_then([then])
             .or_else([TxnOp::get(key, None)]);
-        let done = timed(self.kv().txn(txn)).await?.map_err(unavailable)?;
+        let done = timed(self.kv().txn(txn)).await.map_err(|_| Error::Unknown(format!("etcd: no answer within {TIMEOUT:?}")))?.map_err(unavailable)?;
         if done.succeeded() {
             return Ok(done.header().map_or(0, |h| h.revision() as Revision));
         }
