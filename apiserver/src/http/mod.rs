@@ -3,6 +3,7 @@
 pub mod body;
 pub mod encode;
 pub mod info;
+pub(crate) mod limits;
 pub mod negotiate;
 pub mod query;
 pub mod serve;
