@@ -26,6 +26,7 @@ use crate::cache::{Cache, Fields};
 use crate::dial::Dialer;
 use crate::http::body::{self, Reply};
 use crate::http::encode;
+use crate::http::gzip;
 use crate::http::info::RequestInfo;
 use crate::http::negotiate::{Offer, Shape};
 use crate::http::query::Query;
@@ -228,6 +229,7 @@ impl Server {
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
         let offer = Offer { streams: matches!(info.verb, "list" | "watch"), watch: info.verb == "watch", custom: false };
+        let gzip = gzip::is_accepted(&parts.headers);
         let negotiated = Shape::negotiate(&parts.headers, offer);
         let shape = *negotiated.as_ref().unwrap_or(&Shape::JSON);
         let counted = (info.verb, info.group.clone(), info.version.clone(), info.resource.clone(), info.subresource.clone());
@@ -279,7 +281,7 @@ impl Server {
         let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, shape));
         said.add_to(&mut reply);
         self.metrics.end(timer, counted, reply.status().as_u16());
-        reply
+        if gzip { gzip::compress(reply) } else { reply }
     }
 }
 
