@@ -28,6 +28,7 @@ use crate::dial::Dialer;
 use crate::flow::{self, Flow};
 use crate::http::body::{self, Reply};
 use crate::http::encode;
+use crate::http::gzip;
 use crate::http::info::RequestInfo;
 use crate::http::limits;
 use crate::http::negotiate::{Offer, Shape};
@@ -279,6 +280,7 @@ impl Server {
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
         let offer = Offer { streams: matches!(info.verb, "list" | "watch"), watch: info.verb == "watch", custom: false };
+        let gzip = gzip::is_accepted(&parts.headers);
         let negotiated = Shape::negotiate(&parts.headers, offer);
         let shape = *negotiated.as_ref().unwrap_or(&Shape::JSON);
         let (long, is_watch, deadline) = (limits::long_running(&info), info.verb == "watch", limits::deadline(&info, &query));
@@ -367,6 +369,7 @@ impl Server {
         if let Some(marks) = marks {
             marks.add_to(reply.headers_mut());
         }
+        let reply = if gzip { gzip::compress(reply) } else { reply };
         limits::held(reply, is_watch, ticket.flatten(), sizes, long)
     }
 }

@@ -10,6 +10,7 @@ use skiff_api::{Status, clock, print, protobuf, value};
 use skiff_store::Revision;
 
 use super::body::{Body, Reply, full, reply, stream as streamed};
+use super::gzip::Compressible;
 use super::negotiate::{Format, Shape, Transform};
 use crate::cache::Object;
 
@@ -109,7 +110,7 @@ impl Encoder<'_> {
             _ if self.shape.format == Format::Protobuf => self.body(shown)?.into(),
             _ => return Ok(answer(code, &self.one(shown, true)?, self.shape, self.pretty)),
         };
-        Ok(reply(code, self.shape.content_type(), full(body)))
+        Ok(written(code, body, self.shape))
     }
 
     /// The object's message: of its kind, or of its metadata alone.
@@ -189,11 +190,14 @@ impl Encoder<'_> {
             }
         }
         if self.shape.format == Format::Protobuf {
-            return Ok(reply(200, self.shape.content_type(), full(self.message_list(&meta.into(), &list.items)?)));
+            return Ok(written(200, self.message_list(&meta.into(), &list.items)?.into(), self.shape));
         }
         if self.plain() && list.items.iter().all(|item| matches!(item, Shown::Stored(object) if self.splices(object))) {
-            let items = list.items.into_iter().filter_map(|i| if let Shown::Stored(o) = i { Some(o) } else { None }).collect();
-            return Ok(reply(200, self.shape.content_type(), self.spliced(meta, items)));
+            let items: Vec<Arc<Object>> = list.items.into_iter().filter_map(|i| if let Shown::Stored(o) = i { Some(o) } else { None }).collect();
+            let size = size_of(&items);
+            let mut reply = reply(200, self.shape.content_type(), self.spliced(meta, items));
+            reply.extensions_mut().insert(Compressible(size));
+            return Ok(reply);
         }
         let items = list.items.iter().map(|shown| self.value(shown)).collect::<Result<Vec<_>, _>>()?;
         let whole = match self.shape.transform {
@@ -236,7 +240,7 @@ impl Encoder<'_> {
         let bare = !self.typed_items();
         let kind = Value::from(self.list_kind());
         let head = format!(r#"{{"kind":{kind},"apiVersion":"{}","metadata":{},"items":["#, self.resource.api_version(), Value::Object(meta));
-        let small = items.iter().map(|o| o.bytes.len() + 32).sum::<usize>() < CHUNK;
+        let small = size_of(&items) < CHUNK;
         let mut items = items.into_iter().enumerate();
         let mut head = Some(head.into_bytes());
         let mut chunks = std::iter::from_fn(move || {
@@ -317,7 +321,20 @@ pub fn answer(code: u16, value: &Value, shape: Shape, pretty: bool) -> Reply {
             Err(_) => (json().into(), Shape::JSON),
         },
     };
-    reply(code, shape.content_type(), full(written))
+    self::written(code, written, shape)
+}
+
+/// Bytes as an answer, which may be compressed.
+fn written(code: u16, bytes: Bytes, shape: Shape) -> Reply {
+    let size = bytes.len();
+    let mut reply = reply(code, shape.content_type(), full(bytes));
+    reply.extensions_mut().insert(Compressible(size));
+    reply
+}
+
+/// About how many bytes a list of the objects takes.
+fn size_of(items: &[Arc<Object>]) -> usize {
+    items.iter().map(|o| o.bytes.len() + 32).sum()
 }
 
 /// A refusal as the last frame of a watch.

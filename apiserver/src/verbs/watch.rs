@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::list::{self, Wanted};
-use super::{Call, options, websocket};
+use super::{Call, websocket};
 use crate::cache::{Change, Filter, Object, ResourceCache};
 use crate::convert;
 use crate::http::body::{Reply, reply, stream as streamed};
@@ -37,10 +37,6 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
     let cache = call.cache()?;
     let initial = call.query.flag("sendInitialEvents");
     let bookmarks = call.query.flag("allowWatchBookmarks");
-    if initial && !bookmarks {
-        let error = skiff_api::field::Error::forbidden("allowWatchBookmarks", "sendInitialEvents requires allowWatchBookmarks");
-        options::check("ListOptions", &[error])?;
-    }
     let timeout = call.query.int("timeoutSeconds")?.filter(|s| *s > 0);
     let life = timeout.map_or_else(|| MIN_LIFE + random::below(MIN_LIFE), |s| usize::try_from(s).unwrap_or(MIN_LIFE));
 
@@ -77,7 +73,8 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
         ends: Instant::now() + Duration::from_secs(life as u64),
         bookmark: bookmarks.then(|| Instant::now() + BOOKMARK_PERIOD),
         objects: objects.into_iter(),
-        initial_end: initial,
+        // Upstream reads a watch from nowhere as one that asks for the initial events.
+        initial_end: bookmarks && state,
         over: false,
     };
     // A begin that is too far back is told in the stream, with status 200, as upstream does.
