@@ -13,6 +13,7 @@ pub mod cache;
 mod convert;
 mod custom;
 pub mod dial;
+mod flow;
 pub mod http;
 mod metrics;
 mod publish;

@@ -15,6 +15,7 @@ use skiff_store::{Entry, Revision, Store};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::admission::{Hooks, Ledger, Policies, watch_policies};
 use crate::aggregate::{self, Aggregator};
@@ -24,10 +25,12 @@ use crate::auth::tokens::Tokens;
 use crate::auth::{self, User};
 use crate::cache::{Cache, Fields};
 use crate::dial::Dialer;
+use crate::flow::{self, Flow};
 use crate::http::body::{self, Reply};
 use crate::http::encode;
 use crate::http::gzip;
 use crate::http::info::RequestInfo;
+use crate::http::limits;
 use crate::http::negotiate::{Offer, Shape};
 use crate::http::query::Query;
 use crate::metrics::Metrics;
@@ -39,6 +42,12 @@ use crate::{bootstrap, custom, publish, signer, subresources};
 
 /// How often history is given up, and how much of it stays: upstream's five minutes.
 const COMPACTION_PERIOD: Duration = Duration::from_secs(300);
+
+/// How long requests are given to end when the server does.
+pub(crate) const GRACE: Duration = Duration::from_secs(2);
+
+/// A request that took longer is told in the log, as upstream's traces are.
+const SLOW: Duration = Duration::from_millis(500);
 
 /// How long reading the store's recent history may take at the start.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -100,6 +109,9 @@ pub struct Server {
     pub(crate) aggregator: Aggregator,
     /// OpenAPI documents that were asked for.
     pub(crate) openapi: publish::OpenApi,
+    pub(crate) flow: Arc<Flow>,
+    /// Requests that are being served: what they need ends after them.
+    serving: TaskTracker,
     /// What else of the control plane runs in this process.
     components: Mutex<Vec<(&'static str, AbortHandle)>>,
     /// The revision up to which the definitions of custom resources are served.
@@ -133,6 +145,8 @@ impl Server {
             metrics: Metrics::default(),
             aggregator: Aggregator::default(),
             openapi: publish::OpenApi::default(),
+            flow: Arc::default(),
+            serving: TaskTracker::new(),
             components: Mutex::default(),
             definitions: watch::Sender::new(0),
             stop: stop.clone(),
@@ -142,7 +156,15 @@ impl Server {
         let definitions = custom::Controller::new(&server);
         tokio::spawn({
             let server = Arc::clone(&server);
-            async move { server.cache.follow(stop).await }
+            async move {
+                let ended = CancellationToken::new();
+                let _guard = ended.clone().drop_guard();
+                let (follow, drained) = (server.cache.follow(ended), server.drained());
+                tokio::select! {
+                    () = follow => {}
+                    () = drained => {}
+                }
+            }
         });
         server.cache.reached(newest, CATCH_UP).await.map_err(|applied| {
             skiff_store::Error::Unavailable(format!("after {CATCH_UP:?} its changes are read up to revision {applied} of {newest}"))
@@ -158,6 +180,10 @@ impl Server {
             tokio::spawn(async move { server.stop.run_until_cancelled(definitions.run()).await });
         }
         bootstrap::write(&server).await.map_err(Error::Bootstrap)?;
+        tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { server.stop.run_until_cancelled(flow::follow(Arc::clone(&server))).await }
+        });
         tokio::spawn({
             let server = Arc::clone(&server);
             async move { server.stop.run_until_cancelled(watch_policies(Arc::clone(&server))).await }
@@ -185,6 +211,18 @@ impl Server {
             before = Some(self.cache.applied());
             tokio::time::sleep(COMPACTION_PERIOD).await;
         }
+    }
+
+    /// Resolves when the server is to end and nobody waits for an answer any more.
+    async fn drained(&self) {
+        self.stopping().await;
+        self.serving.close();
+        let _ = tokio::time::timeout(GRACE, self.serving.wait()).await;
+    }
+
+    /// Whether the server is to end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
     }
 
     /// Resolves when the server is to end.
@@ -218,6 +256,19 @@ impl Server {
         components.iter().map(|(name, task)| ((*name).to_owned(), health(task))).collect()
     }
 
+    /// How many objects a list or the begin of a watch looks at.
+    fn objects_of(&self, info: &RequestInfo, query: &Query) -> usize {
+        // A watch from a revision on looks at none, and what is named is one.
+        let from = query.get("resourceVersion").is_some_and(|version| version != "0") && !query.flag("sendInitialEvents");
+        if !info.name.is_empty() || (info.verb == "watch" && from) {
+            return 1;
+        }
+        let most = query.int("limit").ok().flatten().and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        let served = self.registry.now();
+        let cache = served.find(&info.group, &info.version, &info.resource).and_then(|resource| self.cache.resource(&resource.storage_prefix));
+        cache.map_or(1, |cache| cache.count(&info.namespace, most))
+    }
+
     /// Answers a request. `peer` is who the connection has shown to be, if anybody. Never fails: what goes wrong is said
     /// in the answer.
     pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, peer: Option<User>) -> Reply
@@ -232,15 +283,34 @@ impl Server {
         let gzip = gzip::is_accepted(&parts.headers);
         let negotiated = Shape::negotiate(&parts.headers, offer);
         let shape = *negotiated.as_ref().unwrap_or(&Shape::JSON);
-        let counted = (info.verb, info.group.clone(), info.version.clone(), info.resource.clone(), info.subresource.clone());
+        let (long, is_watch, deadline) = (limits::long_running(&info), info.verb == "watch", limits::deadline(&info, &query));
+        let apply = parts.headers.get(http::header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/apply-patch"));
         let notes = Arc::new(Notes::default());
         let said = Arc::clone(&notes);
-        let timer = self.metrics.begin();
+        // What is no resource may have any path: only those that lead somewhere are counted.
+        let path_is_free = !info.is_resource;
+        let _serving = self.serving.token();
+        let timer = self.metrics.begin(&info, query.get("dryRun").is_some(), apply, long);
+        let line = (parts.method.clone(), parts.uri.path().to_owned());
+        let (mut turn, mut known, mut waited, mut read) = (None, !info.is_resource, Duration::ZERO, Duration::ZERO);
+        let limit = deadline.as_ref().ok().copied().flatten();
         let serve = async {
+            deadline?;
             let user = auth::authenticate(self, peer.as_ref(), &parts.headers).await?;
             let user = auth::impersonate(self, user, &parts.headers)?;
+            if !long || is_watch {
+                let before = timer.elapsed();
+                let (marks, ticket) = self.flow.admit(&user, &info, || self.objects_of(&info, &query)).await;
+                waited = timer.elapsed() - before;
+                let refused = ticket.is_none();
+                turn = Some((marks, ticket));
+                if refused {
+                    return Ok(flow::refusal());
+                }
+            }
             auth::authorize(self, &user, &info)?;
             if let Some(remote) = self.aggregator.find(info.path.strip_prefix("/openapi/v3").unwrap_or(&info.path)) {
+                known = true;
                 let body = body::collect(incoming).await?;
                 return remote.proxy(&self.cache, &user, parts, body).await;
             }
@@ -252,6 +322,7 @@ impl Server {
                 let version_served = served.has_version(&info.group, &info.version);
                 return if version_served { Err(Status::no_such_resource()) } else { Ok(publish::no_such_path()) };
             };
+            known = info.subresource.is_empty() || resource.subresource(&info.subresource).is_some();
             // A path with a namespace for a resource that has none, or the reverse for all but reads.
             let wrong_scope = if resource.namespaced {
                 info.namespace.is_empty() && (info.is_object() || !matches!(info.verb, "list" | "watch" | "deletecollection"))
@@ -271,17 +342,38 @@ impl Server {
             if subresources::streams(&call.info) {
                 return subresources::connect(&call, method, parts.uri, incoming).await;
             }
-            verbs::serve(call, body::collect(incoming).await?).await
+            let before = timer.elapsed();
+            let body = body::collect(incoming).await?;
+            read = timer.elapsed() - before;
+            verbs::serve(call, body).await
         };
-        let result = AssertUnwindSafe(serve).catch_unwind().await.unwrap_or_else(|panic| {
+        let serve = AssertUnwindSafe(serve).catch_unwind();
+        let served = match limit {
+            Some(limit) => tokio::time::timeout(limit, serve).await.unwrap_or_else(|_| Ok(Err(limits::timed_out()))),
+            None => serve.await,
+        };
+        let result = served.unwrap_or_else(|panic| {
             let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("");
             tracing::error!(panic = text, "request handler panicked");
             Err(Status::internal("this request caused the server to panic; look in its log"))
         });
         let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, shape));
         said.add_to(&mut reply);
-        self.metrics.end(timer, counted, reply.status().as_u16());
-        if gzip { gzip::compress(reply) } else { reply }
+        let code = reply.status().as_u16();
+        let took = timer.elapsed();
+        if took > SLOW && !long {
+            let (method, path) = line;
+            tracing::warn!(%method, path, code, ?took, ?waited, ?read, "slow request");
+        }
+        let sizes = self.metrics.end(timer, code, known && (code != 404 || !path_is_free));
+        let (marks, ticket) = turn.unzip();
+        if let Some(marks) = marks {
+            marks.add_to(reply.headers_mut());
+        }
+        if gzip {
+            reply = gzip::compress(reply);
+        }
+        limits::held(reply, is_watch, ticket.flatten(), sizes, long)
     }
 }
 

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::future::join_all;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use skiff_api::resource::Resource;
 use skiff_api::{Status, defaults, patch, random};
 
 use super::{Operation, Plugin, Request, matching};
+use crate::metrics::Admission;
 use crate::convert;
 use crate::subresources::scale;
 pub(crate) use hook::Hooks;
@@ -138,7 +140,11 @@ async fn ask(hook: &Hook, request: &Request<'_>, matched: &Arc<Resource>, object
     let uid = random::uid();
     let review = review::review(version, &uid, review::request(request, matched, object), shown.clone(), old);
     let config = hook.client.as_ref().map_err(|why| failed(format!("could not get REST client: {why}")))?;
+    let began = Instant::now();
     let answer = request.call.server.webhooks.call(config, &review, hook.timeout).await;
+    let (operation, kind) = (if request.old.is_some() { "UPDATE" } else { "CREATE" }, if mutating { "admit" } else { "validate" });
+    let rejected = answer.as_ref().is_ok_and(|answer| answer["response"]["allowed"] != true);
+    request.call.server.metrics.admitted(Admission::Webhook(&hook.name), began.elapsed(), operation, kind, rejected);
     let answer = answer.map_err(|error| failed(format!("failed to call webhook: {error}")))?;
     let answer = review::answer(version, &uid, mutating, &answer).map_err(|why| failed(format!("received invalid webhook response: {why}")))?;
     for warning in &answer.warnings {
