@@ -90,6 +90,16 @@ async fn ensure(server: &Arc<Server>, version: &str, object: Value) -> Result<()
     request(server, Method::POST, &collection(version, resource, namespace), "application/json", &with_version(object, version)).await
 }
 
+/// Creates an object in a collection, as a client would, unless it is there.
+pub(crate) async fn create(server: &Arc<Server>, collection: &str, object: &Value) -> Result<(), Status> {
+    request(server, Method::POST, collection, "application/json", object).await
+}
+
+/// Deletes an object, as a client would.
+pub(crate) async fn delete(server: &Arc<Server>, path: &str) -> Result<(), Status> {
+    accepted(path, ask(server, Method::DELETE, path, "application/json", &json!({})).await?).await
+}
+
 /// Asks the server itself for something, as a client would. That somebody else was quicker is no error.
 pub(crate) async fn request(server: &Arc<Server>, method: Method, path: &str, content_type: &str, object: &Value) -> Result<(), Status> {
     let reply = ask(server, method, path, content_type, object).await?;

@@ -6,6 +6,7 @@
 //! from the bytes that the `cache` holds.
 
 mod admission;
+mod aggregate;
 pub mod auth;
 mod bootstrap;
 pub mod cache;
@@ -22,6 +23,7 @@ mod services;
 mod signer;
 mod strategy;
 mod subresources;
+mod tls;
 mod verbs;
 mod webhook;
 

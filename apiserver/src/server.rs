@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{Hooks, Ledger, Policies, watch_policies};
+use crate::aggregate::{self, Aggregator};
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
@@ -27,9 +28,10 @@ use crate::dial::Dialer;
 use crate::flow::{self, Flow};
 use crate::http::body::{self, Reply};
 use crate::http::encode;
+use crate::http::gzip;
 use crate::http::info::RequestInfo;
 use crate::http::limits;
-use crate::http::negotiate::Shape;
+use crate::http::negotiate::{Offer, Shape};
 use crate::http::query::Query;
 use crate::metrics::Metrics;
 use crate::registry::Registry;
@@ -103,6 +105,10 @@ pub struct Server {
     pub(crate) policies: Policies,
     pub(crate) build: String,
     pub(crate) metrics: Metrics,
+    /// What other servers serve behind this one.
+    pub(crate) aggregator: Aggregator,
+    /// OpenAPI documents that were asked for.
+    pub(crate) openapi: publish::OpenApi,
     pub(crate) flow: Arc<Flow>,
     /// Requests that are being served: what they need ends after them.
     serving: TaskTracker,
@@ -137,6 +143,8 @@ impl Server {
             dialer: config.dialer,
             build: config.build,
             metrics: Metrics::default(),
+            aggregator: Aggregator::default(),
+            openapi: publish::OpenApi::default(),
             flow: Arc::default(),
             serving: TaskTracker::new(),
             components: Mutex::default(),
@@ -183,6 +191,10 @@ impl Server {
         tokio::spawn({
             let server = Arc::clone(&server);
             async move { server.stop.run_until_cancelled(signer::run(Arc::clone(&server))).await }
+        });
+        tokio::spawn({
+            let server = Arc::clone(&server);
+            async move { server.stop.run_until_cancelled(aggregate::run(Arc::clone(&server))).await }
         });
         Ok(server)
     }
@@ -267,11 +279,10 @@ impl Server {
         let (parts, incoming) = request.into_parts();
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
-        let (shape, refused) = match Shape::negotiate(&parts.headers, matches!(info.verb, "list" | "watch")) {
-            Ok(shape) => (shape, None),
-            Err(status) => (Shape::JSON, Some(status)),
-        };
-        let plain = Shape { transform: crate::http::negotiate::Transform::None, ..shape };
+        let offer = Offer { streams: matches!(info.verb, "list" | "watch"), watch: info.verb == "watch", custom: false };
+        let gzip = gzip::is_accepted(&parts.headers);
+        let negotiated = Shape::negotiate(&parts.headers, offer);
+        let shape = *negotiated.as_ref().unwrap_or(&Shape::JSON);
         let (long, is_watch, deadline) = (limits::long_running(&info), info.verb == "watch", limits::deadline(&info, &query));
         let apply = parts.headers.get(http::header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/apply-patch"));
         let notes = Arc::new(Notes::default());
@@ -298,6 +309,10 @@ impl Server {
                 }
             }
             auth::authorize(self, &user, &info)?;
+            if let Some(remote) = self.aggregator.find(info.path.strip_prefix("/openapi/v3").unwrap_or(&info.path)) {
+                let body = body::collect(incoming).await?;
+                return remote.proxy(&self.cache, &user, parts, body).await;
+            }
             if !info.is_resource {
                 return publish::serve(self, &info, &query, &parts.headers, shape).await;
             }
@@ -318,15 +333,13 @@ impl Server {
                 return Err(if info.verb == "list" || by_review { Status::no_such_resource() } else { Status::method_not_allowed() });
             }
             let (resource, upgrade) = (Arc::clone(resource), parts.extensions.get::<subresources::Upgrade>().cloned());
-            if let Some(status) = refused
-                && !subresources::streams(&info)
-            {
-                return Err(status);
-            }
+            let custom = Offer { custom: true, ..offer };
+            let negotiated = if resource.custom().is_some() { Shape::negotiate(&parts.headers, custom) } else { negotiated };
+            let shape = if subresources::streams(&info) { shape } else { negotiated? };
             let method = parts.method.clone();
-            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape, notes };
+            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape, upgrade, notes };
             if subresources::streams(&call.info) {
-                return subresources::connect(&call, method, parts.uri, incoming, upgrade).await;
+                return subresources::connect(&call, method, parts.uri, incoming).await;
             }
             let before = timer.elapsed();
             let body = body::collect(incoming).await?;
@@ -343,7 +356,7 @@ impl Server {
             tracing::error!(panic = text, "request handler panicked");
             Err(Status::internal("this request caused the server to panic; look in its log"))
         });
-        let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, plain));
+        let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, shape));
         said.add_to(&mut reply);
         let code = reply.status().as_u16();
         let took = timer.elapsed();
@@ -356,6 +369,7 @@ impl Server {
         if let Some(marks) = marks {
             marks.add_to(reply.headers_mut());
         }
+        let reply = if gzip { gzip::compress(reply) } else { reply };
         limits::held(reply, is_watch, ticket.flatten(), sizes, long)
     }
 }

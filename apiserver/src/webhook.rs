@@ -17,9 +17,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use skiff_api::value;
 use tokio::net::TcpStream;
@@ -27,7 +25,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::cache::Cache;
-use crate::services;
+use crate::{services, tls};
 
 /// How long an idle connection is kept for the next call.
 const IDLE: Duration = Duration::from_secs(90);
@@ -157,7 +155,7 @@ impl Webhooks {
             return Ok(client.clone());
         }
         let server_name = ServerName::try_from(name.clone()).map_err(|e| format!("{name:?}: {e}"))?;
-        let connector = Connector { tls: TlsConnector::from(Arc::new(trusting(ca)?)), name: server_name };
+        let connector = Connector { tls: TlsConnector::from(Arc::new(tls::client(ca, None, true)?)), name: server_name };
         let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).set_host(false).build(connector);
         if clients.len() >= MAX_CLIENTS {
             clients.clear();
@@ -165,21 +163,6 @@ impl Webhooks {
         clients.insert((name, ca.to_vec()), client.clone());
         Ok(client)
     }
-}
-
-/// A client's side of TLS that believes these authorities, or the system's.
-fn trusting(ca: &[u8]) -> Result<rustls::ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    if ca.is_empty() {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    } else {
-        for certificate in CertificateDer::pem_slice_iter(ca) {
-            roots.add(certificate.map_err(|e| format!("unable to load root certificates: {e}"))?).map_err(|e| format!("unable to load root certificates: {e}"))?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    Ok(config.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// Where a connection goes.

@@ -2,6 +2,7 @@
 
 pub mod body;
 pub mod encode;
+pub mod gzip;
 pub mod info;
 pub(crate) mod limits;
 pub mod negotiate;

@@ -5,6 +5,8 @@ mod health;
 mod metrics;
 mod openapi;
 
+pub(crate) use openapi::OpenApi;
+
 use std::sync::Arc;
 
 use http::HeaderMap;
@@ -12,10 +14,10 @@ use serde_json::{Value, json};
 use skiff_api::Status;
 
 use crate::auth::tokens::ISSUER;
-use crate::http::body::{Reply, full, reply, text};
-use crate::http::encode::bytes_of;
+use crate::http::body::{Reply, text};
+use crate::http::encode::answer;
 use crate::http::info::RequestInfo;
-use crate::http::negotiate::{Format, Shape};
+use crate::http::negotiate::{self, Shape};
 use crate::http::query::Query;
 use crate::server::Server;
 
@@ -32,7 +34,7 @@ pub(crate) async fn serve(server: &Arc<Server>, info: &RequestInfo, query: &Quer
     if !matches!(info.verb, "get" | "head") {
         return Ok(text(405, "405 method not allowed\n"));
     }
-    let json = |value: Value| Ok(reply(200, "application/json", full(bytes_of(&value, Format::Json, query.flag("pretty")))));
+    let json = |value: Value| Ok(answer(200, &value, Shape::JSON, negotiate::pretty(headers, query.get("pretty"))));
     let path = info.path.trim_end_matches('/');
     if let Some(found) = discovery::serve(server, path, headers, shape) {
         return Ok(found);
