@@ -6,14 +6,17 @@
 //! from the bytes that the `cache` holds.
 
 mod admission;
+mod audit;
 pub mod auth;
 mod bootstrap;
 pub mod cache;
 mod convert;
 mod custom;
 pub mod dial;
+mod encryption;
 pub mod http;
 mod metrics;
+pub mod options;
 mod publish;
 mod registry;
 mod server;

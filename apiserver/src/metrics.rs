@@ -11,6 +11,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use tokio::time::Instant;
 
+use crate::audit;
+
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Labels {
     verb: &'static str,
@@ -41,6 +43,7 @@ pub struct Metrics {
     requests: Family<Counted, Counter>,
     durations: Family<Labels, Histogram, fn() -> Histogram>,
     inflight: Gauge<i64, AtomicI64>,
+    pub(crate) audit: audit::Counters,
 }
 
 impl Default for Metrics {
@@ -51,7 +54,9 @@ impl Default for Metrics {
         registry.register("apiserver_request", "Requests, by what they asked for and how they ended", requests.clone());
         registry.register("apiserver_request_duration_seconds", "How long requests took, in seconds", durations.clone());
         registry.register("apiserver_current_inflight_requests", "Requests that are being served", inflight.clone());
-        Self { registry, requests, durations, inflight }
+        let audit = audit::Counters::default();
+        audit.register(&mut registry);
+        Self { audit, registry, requests, durations, inflight }
     }
 }
 
