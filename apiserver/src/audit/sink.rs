@@ -217,7 +217,7 @@ mod tests {
     fn a_log_is_put_aside_when_it_is_full() {
         let dir = std::env::temp_dir().join(format!("skiff-audit-{}", std::process::id()));
         let path = dir.join("audit.log");
-        let mut log = Log::open(&path, 25, Keep { days: 0, count: 1 }).expect("a log");
+        let mut log = Log::open(&path, 30, Keep { days: 0, count: 1 }).expect("a log");
         for second in 0..6 {
             let now = Timestamp::from_second(1_800_000_000 + second).expect("a moment");
             log.write(now, &json!({"n": second, "x": 1})).expect("written");
