@@ -11,12 +11,12 @@ want dockerd docker.io
 want nft nftables
 want iptables iptables
 want protoc protobuf-compiler
+want curl curl
 if [ "${1:-run}" = test ]; then
   want etcd etcd-server
   want kubectl kubernetes-client
   want busybox busybox-static
   want ip iproute2
-  want curl curl
 fi
 if [ ${#need[@]} -gt 0 ]; then
   if [ "$(id -u)" != 0 ]; then

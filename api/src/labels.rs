@@ -50,6 +50,21 @@ pub enum Operator {
     Less,
 }
 
+impl Operator {
+    /// The operator as the object forms spell it, node selectors' included.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Some(match name {
+            "In" => Self::In,
+            "NotIn" => Self::NotIn,
+            "Exists" => Self::Exists,
+            "DoesNotExist" => Self::DoesNotExist,
+            "Gt" => Self::Greater,
+            "Lt" => Self::Less,
+            _ => return None,
+        })
+    }
+}
+
 /// A set of labels that can be looked into.
 pub trait Labels {
     /// The value of the label, if it is there.
@@ -120,12 +135,9 @@ impl Selector {
         }
         let mut all = Self::from_map(&selector["matchLabels"]);
         for expression in items(selector, &["matchExpressions"]) {
-            let operator = match text(expression, &["operator"]) {
-                "In" => Operator::In,
-                "NotIn" => Operator::NotIn,
-                "Exists" => Operator::Exists,
-                "DoesNotExist" => Operator::DoesNotExist,
-                other => return Err(format!("{other:?} is not a valid label selector operator")),
+            let operator = match (text(expression, &["operator"]), Operator::from_name(text(expression, &["operator"]))) {
+                (other, None | Some(Operator::Greater | Operator::Less)) => return Err(format!("{other:?} is not a valid label selector operator")),
+                (_, Some(operator)) => operator,
             };
             let values = items(expression, &["values"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
             all.requirements.push(Requirement::new(text(expression, &["key"]), operator, values)?);

@@ -218,15 +218,7 @@ pub fn matches_node_term(term: &Value, node: &Value) -> bool {
 }
 
 fn node_requirement(expression: &Value) -> Option<Requirement> {
-    let operator = match text(expression, &["operator"]) {
-        "In" => Operator::In,
-        "NotIn" => Operator::NotIn,
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
-        "Gt" => Operator::Greater,
-        "Lt" => Operator::Less,
-        _ => return None,
-    };
+    let operator = Operator::from_name(text(expression, &["operator"]))?;
     let values = items(expression, &["values"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
     Some(Requirement { key: text(expression, &["key"]).to_owned(), operator, values })
 }

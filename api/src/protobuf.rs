@@ -1,4 +1,5 @@
-//! Requests in Kubernetes' protobuf, as Go clients send them, read into the JSON that they stand for.
+//! Kubernetes' protobuf, as Go clients speak it: bodies read into the JSON that they stand for ([`decode`]), and JSON
+//! written as such bodies (`write`).
 //!
 //! The field numbers stand in `data/protobuf.txt`, a line a definition: its name, then `property=number`, or `=2.5` where
 //! JSON shows inlined what is a message of its own. What a number's bytes mean is the schema's to say.
@@ -12,6 +13,10 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use crate::schema::{Kind, Object, Schema};
+
+mod write;
+
+pub use write::{encode, envelope, event, field, list_meta, message_of, partial};
 
 /// What every such body begins with.
 pub const MAGIC: &[u8] = b"k8s\0";
@@ -55,7 +60,78 @@ fn read_line(line: &'static str) -> Option<(&'static str, Vec<(&'static str, Vec
         let (property, path) = word.split_once('=')?;
         Some((property, path.split('.').map(str::parse).collect::<Result<_, _>>().ok()?))
     });
-    Some((name, properties.collect()))
+    // By number, so that what belongs to one inlined message stands together.
+    let mut properties: Vec<(_, Vec<u32>)> = properties.collect();
+    properties.sort_by(|a, b| a.1.cmp(&b.1));
+    Some((name, properties))
+}
+
+/// What JSON shows in one of several forms, and protobuf as a message with a field for each: the unions of
+/// `JSONSchemaProps`. A union's schema is "anything", so it is known by its property.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Union {
+    /// `JSONSchemaPropsOrBool {allows=1, schema=2}`
+    Bool,
+    /// `JSONSchemaPropsOrArray {schema=1, jSONSchemas=2}`
+    Array,
+    /// A map to `JSONSchemaPropsOrStringArray {schema=1, property=2}`.
+    Dependencies,
+}
+
+const JSON_SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+
+impl Union {
+    fn of(definition: &str, property: &str) -> Option<Self> {
+        match property {
+            _ if definition != JSON_SCHEMA => None,
+            "items" => Some(Self::Array),
+            "additionalProperties" | "additionalItems" => Some(Self::Bool),
+            "dependencies" => Some(Self::Dependencies),
+            _ => None,
+        }
+    }
+}
+
+/// A union of `JSONSchemaProps`, read.
+fn union(union: Union, found: &[Field<'_>], depth: usize) -> Result<Value, Error> {
+    let schema = |bytes: &[u8]| message(Schema::builtin(JSON_SCHEMA).ok_or(Error::Malformed)?, bytes, depth);
+    if union == Union::Dependencies {
+        let mut map = Map::new();
+        for entry in found {
+            let entry = parts(*entry)?;
+            let member = fields(bytes_at(&entry, 2))?;
+            let member = match member.iter().find(|(number, _)| *number == 1) {
+                Some(_) => schema(bytes_at(&member, 1))?,
+                None => texts(&member, 2)?,
+            };
+            map.insert(text(bytes_at(&entry, 1))?, member);
+        }
+        return Ok(map.into());
+    }
+    let Some(last) = found.last() else { return Ok(Value::Null) };
+    let parts = parts(*last)?;
+    let number = if union == Union::Bool { 2 } else { 1 };
+    if parts.iter().any(|(n, _)| *n == number) {
+        return schema(bytes_at(&parts, number));
+    }
+    if union == Union::Bool {
+        return Ok((varint_at(&parts, 1) != 0).into());
+    }
+    let all = parts.iter().filter_map(|(n, field)| if let (2, Field::Bytes(bytes)) = (n, field) { Some(schema(bytes)) } else { None });
+    all.collect()
+}
+
+fn parts(field: Field<'_>) -> Result<Vec<(u32, Field<'_>)>, Error> {
+    if let Field::Bytes(bytes) = field { fields(bytes) } else { Err(Error::Malformed) }
+}
+
+/// The texts of a repeated field.
+fn texts(parts: &[(u32, Field<'_>)], number: u32) -> Result<Value, Error> {
+    let all = parts.iter().filter_map(|(n, field)| match field {
+        Field::Bytes(bytes) if *n == number => Some(text(bytes).map(Value::from)),
+        _ => None,
+    });
+    all.collect()
 }
 
 /// One field of a message.
@@ -188,7 +264,10 @@ fn object_message(object: &Object, bytes: &[u8], depth: usize) -> Result<Value, 
         let Some(property) = object.property(property) else { continue };
         let found = at(bytes, path)?;
         if !found.is_empty() {
-            let member = value(&property.schema, &found, depth + 1)?;
+            let member = match Union::of(object.definition, &property.name) {
+                Some(kind) => union(kind, &found, depth + 1)?,
+                None => value(&property.schema, &found, depth + 1)?,
+            };
             if !member.is_null() {
                 made.insert(property.name.to_string(), member);
             }

@@ -18,6 +18,8 @@ pub struct Status {
     pub message: String,
     /// What it is about; boxed, for refusals travel in `Result`s.
     pub details: Option<Box<Details>>,
+    /// Where an expired list can go on, though not as it began; `None` for other refusals.
+    pub continues: Option<Box<str>>,
 }
 
 /// What a [`Status`] is about.
@@ -70,13 +72,13 @@ impl fmt::Display for GroupResource<'_> {
 impl Status {
     /// A refusal without details.
     pub fn new(code: u16, reason: impl Into<Cow<'static, str>>, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), details: None }
+        Self { code, reason: reason.into(), message: message.into(), details: None, continues: None }
     }
 
     /// A refusal about an object.
     fn about(code: u16, reason: &'static str, gr: GroupResource<'_>, name: &str, message: String) -> Self {
         let details = Details { name: name.into(), group: gr.group.into(), kind: gr.resource.into(), ..Details::default() };
-        Self { code, reason: reason.into(), message, details: Some(Box::new(details)) }
+        Self { code, reason: reason.into(), message, details: Some(Box::new(details)), continues: None }
     }
 
     /// 400: the request makes no sense.
@@ -155,6 +157,7 @@ impl Status {
             reason: "Invalid".into(),
             message: format!("{gk} {name:?} is invalid: {list}"),
             details: Some(Box::new(details)),
+            continues: None,
         }
     }
 
@@ -182,6 +185,9 @@ impl Status {
         });
         if !self.reason.is_empty() {
             status["reason"] = self.reason.as_ref().into();
+        }
+        if let Some(token) = &self.continues {
+            status["metadata"]["continue"] = token.as_ref().into();
         }
         if let Some(details) = &self.details {
             status["details"] = details.to_value();

@@ -63,10 +63,10 @@ async fn ensure_policy(server: &Arc<Server>, object: Value) -> Result<(), Status
     match repair::plan(&known, &object) {
         repair::Plan::Leave => Ok(()),
         // Another server may be at it, too.
-        repair::Plan::Write(repaired) => request(server, Method::PUT, &path, &repaired).await,
+        repair::Plan::Write(repaired) => request(server, Method::PUT, &path, "application/json", &repaired).await,
         repair::Plan::Replace => {
             accepted(&path, ask(server, Method::DELETE, &path, "application/json", &json!({})).await?).await?;
-            request(server, Method::POST, &collection(&version, resource, namespace), &with_version(object, &version)).await
+            request(server, Method::POST, &collection(&version, resource, namespace), "application/json", &with_version(object, &version)).await
         }
     }
 }
@@ -87,12 +87,22 @@ async fn ensure(server: &Arc<Server>, version: &str, object: Value) -> Result<()
     if server.cache.resource(&resource.storage_prefix).is_some_and(|cache| cache.get(&key).is_some()) {
         return Ok(());
     }
-    request(server, Method::POST, &collection(version, resource, namespace), &with_version(object, version)).await
+    request(server, Method::POST, &collection(version, resource, namespace), "application/json", &with_version(object, version)).await
 }
 
-/// Asks the server itself for something, as a client would.
-async fn request(server: &Arc<Server>, method: Method, path: &str, object: &Value) -> Result<(), Status> {
-    let reply = ask(server, method, path, "application/json", object).await?;
+/// Creates an object in a collection, as a client would, unless it is there.
+pub(crate) async fn create(server: &Arc<Server>, collection: &str, object: &Value) -> Result<(), Status> {
+    request(server, Method::POST, collection, "application/json", object).await
+}
+
+/// Deletes an object, as a client would.
+pub(crate) async fn delete(server: &Arc<Server>, path: &str) -> Result<(), Status> {
+    accepted(path, ask(server, Method::DELETE, path, "application/json", &json!({})).await?).await
+}
+
+/// Asks the server itself for something, as a client would. That somebody else was quicker is no error.
+pub(crate) async fn request(server: &Arc<Server>, method: Method, path: &str, content_type: &str, object: &Value) -> Result<(), Status> {
+    let reply = ask(server, method, path, content_type, object).await?;
     if reply.status() == http::StatusCode::CONFLICT { Ok(()) } else { accepted(path, reply).await }
 }
 
@@ -164,7 +174,7 @@ async fn kubernetes_service(server: &Arc<Server>) -> Result<(), Status> {
     ] {
         let version = value::text(&object, &["apiVersion"]).to_owned();
         ensure(server, &version, object.clone()).await?;
-        request(server, Method::PUT, &format!("{path}/kubernetes"), &object).await?;
+        request(server, Method::PUT, &format!("{path}/kubernetes"), "application/json", &object).await?;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //! from the bytes that the `cache` holds.
 
 mod admission;
+mod aggregate;
 mod audit;
 pub mod auth;
 mod bootstrap;
@@ -14,6 +15,7 @@ mod convert;
 mod custom;
 pub mod dial;
 mod encryption;
+mod flow;
 pub mod http;
 mod metrics;
 pub mod options;
@@ -24,6 +26,7 @@ mod services;
 mod signer;
 mod strategy;
 mod subresources;
+mod tls;
 mod verbs;
 mod webhook;
 

@@ -17,17 +17,16 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::RootCertStore;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::ServerName;
 use serde_json::Value;
 use skiff_api::value;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::auth::pki::Pair;
 use crate::cache::Cache;
-use crate::services;
+use crate::{services, tls};
 
 /// How long an idle connection is kept for the next call.
 const IDLE: Duration = Duration::from_secs(90);
@@ -185,23 +184,11 @@ impl Webhooks {
     }
 }
 
-/// A client's side of TLS that believes these authorities, or the system's.
+/// A client's side of TLS for the trust.
 fn trusting((_, ca, identity): &Trust) -> Result<rustls::ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
-    if ca.is_empty() {
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    } else {
-        for certificate in CertificateDer::pem_slice_iter(ca) {
-            roots.add(certificate.map_err(|e| format!("unable to load root certificates: {e}"))?).map_err(|e| format!("unable to load root certificates: {e}"))?;
-        }
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    let config = config.with_root_certificates(roots);
-    let Some((certificate, key)) = identity else { return Ok(config.with_no_client_auth()) };
-    let chain = CertificateDer::pem_slice_iter(certificate).collect::<Result<Vec<_>, _>>().map_err(|e| format!("read the client's certificate: {e}"))?;
-    let key = PrivateKeyDer::from_pem_slice(key).map_err(|e| format!("read the client's key: {e}"))?;
-    config.with_client_auth_cert(chain, key).map_err(|e| format!("use the client's certificate: {e}"))
+    let text = |pem: &[u8]| String::from_utf8(pem.to_vec()).map_err(|e| format!("read the client's certificate or key: {e}"));
+    let pair = identity.as_ref().map(|(certificate, key)| Ok::<_, String>(Pair { certificate: text(certificate)?, key: text(key)? })).transpose()?;
+    tls::client(ca, pair.as_ref(), true)
 }
 
 /// Where a connection goes.

@@ -76,6 +76,8 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     load.verbs().await?;
     load.fan_out(&mut connection).await?;
     load.flood(&mut connection).await?;
+    // The first connection has been idle for long.
+    let mut connection = load.target.connect().await?;
     connection.must(Method::DELETE, "/api/v1/namespaces/apiload", JSON, Bytes::new()).await?;
     Ok(())
 }

@@ -5,6 +5,9 @@
 //! compacted revision and the store's newest one, which compaction could otherwise take with it. A write is answered
 //! when the transaction that holds it is on disk: one thread takes all writes that wait, checks their guards, and commits
 //! them together. Opening reads the log in order.
+//!
+//! A file that couldn't be written (a full disk) is closed and opened again by the next write: reads go on meanwhile, and
+//! what of the failed write has come to the disk after all is taken into the index then.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -13,7 +16,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::memory::Shared;
@@ -45,28 +48,35 @@ pub struct Embedded {
     asks: mpsc::Sender<Ask>,
     /// Told when the file is closed.
     closed: watch::Receiver<bool>,
+    path: PathBuf,
 }
 
 impl Embedded {
     /// Opens the store in the file, or makes it. Blocks on the disk.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path: PathBuf = path.as_ref().into();
+        let file = path.clone();
+        Self::open_by(path, move || Database::builder().set_cache_size(CACHE).create(&file))
+    }
+
+    /// Opens the store by `open`, each time it is to be opened. `path` is where it is.
+    fn open_by(path: PathBuf, open: impl Fn() -> Result<Database, DatabaseError> + Send + 'static) -> Result<Self, Error> {
         let fail = |what: &str, error: &dyn std::fmt::Display| Error::Open(format!("{what} the store {}: {error}", path.display()));
-        let database = Database::builder().set_cache_size(CACHE).create(&path).map_err(|e| match e {
-            redb::DatabaseError::DatabaseAlreadyOpen => fail("open", &"another process has it open"),
+        let database = open().map_err(|e| match e {
+            DatabaseError::DatabaseAlreadyOpen => fail("open", &"another process has it open"),
             other => fail("open", &other),
         })?;
         let index = read(&database).map_err(|e| fail("read", &e))?;
         let shared = Shared::new(index);
         let (asks, queue) = mpsc::channel(QUEUE);
-        let writer = Writer { database, shared: Arc::clone(&shared) };
+        let writer = Writer { database: Some(database), open: Box::new(open), trouble: String::new(), shared: Arc::clone(&shared) };
         let (done, closed) = watch::channel(false);
         let run = move || {
             writer.run(queue);
             done.send_replace(true);
         };
         std::thread::Builder::new().name("store".into()).spawn(run).map_err(|e| fail("start", &e))?;
-        Ok(Self { shared, asks, closed })
+        Ok(Self { shared, asks, closed, path })
     }
 
     /// Closes the file, once everything that waits is written. A file that isn't closed takes longer to open.
@@ -132,18 +142,27 @@ fn read(database: &Database) -> Result<Mvcc, redb::Error> {
 
 /// The thread that writes.
 struct Writer {
-    database: Database,
+    /// `None` after it couldn't be written: it refuses everything until it is opened again.
+    database: Option<Database>,
+    open: Box<dyn Fn() -> Result<Database, DatabaseError> + Send>,
+    /// Why it couldn't be written or opened last.
+    trouble: String,
     shared: Arc<Shared>,
 }
 
 type Reply = (oneshot::Sender<Result<Revision, Error>>, Revision);
 
 impl Writer {
-    fn run(self, mut queue: mpsc::Receiver<Ask>) {
+    fn run(mut self, mut queue: mpsc::Receiver<Ask>) {
         let mut closing = false;
         let mut asks = Vec::with_capacity(MAX_BATCH);
         while queue.blocking_recv_many(&mut asks, MAX_BATCH) > 0 {
             let mut batch = Batch::default();
+            // Before guards are checked against what is on disk.
+            if let Err(error) = self.reopen() {
+                tracing::error!(%error, "the store still can't be opened for writing");
+                self.trouble = error.to_string();
+            }
             for ask in asks.drain(..) {
                 match ask {
                     Ask::Write { key, guard, value, reply } => batch.add(&self.shared, key, guard, value, reply),
@@ -165,10 +184,17 @@ impl Writer {
         }
     }
 
-    fn commit(&self, batch: Batch) {
+    fn commit(&mut self, batch: Batch) {
         let Batch { events, replies, .. } = batch;
         let Some(newest) = events.last().map(|e| e.revision) else { return };
-        match self.write(&events) {
+        let write = |transaction: &WriteTransaction| {
+            let mut log = transaction.open_table(LOG)?;
+            for event in &events {
+                log.insert(event.revision, record(event).as_slice())?;
+            }
+            Ok(())
+        };
+        match self.write(write) {
             Ok(()) => {
                 {
                     let mut index = self.shared.write();
@@ -188,38 +214,67 @@ impl Writer {
         }
     }
 
-    fn write(&self, events: &[Event]) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_write()?;
-        {
-            let mut log = transaction.open_table(LOG)?;
-            for event in events {
-                log.insert(event.revision, record(event).as_slice())?;
-            }
+    /// Carries out a transaction.
+    fn write(&mut self, change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), redb::Error> {
+        let trouble = || redb::Error::Io(std::io::Error::other(self.trouble.clone()));
+        let database = self.database.as_ref().ok_or_else(trouble)?;
+        let written = database.begin_write().map_err(redb::Error::from).and_then(|transaction| {
+            change(&transaction)?;
+            Ok(transaction.commit()?)
+        });
+        if let Err(error) = &written {
+            self.trouble = error.to_string();
+            self.database = None;
         }
-        Ok(transaction.commit()?)
+        written
+    }
+
+    /// Opens the file again where that is needed. What is on disk and not in the index was written by a transaction that
+    /// seemed to fail: whoever asked for it was told that its outcome is unknown.
+    fn reopen(&mut self) -> Result<(), redb::Error> {
+        if self.database.is_some() {
+            return Ok(());
+        }
+        let database = (self.open)()?;
+        let log = database.begin_read()?.open_table(LOG)?;
+        let known = self.shared.read().revision();
+        let mut late = Vec::new();
+        for row in log.range(known + 1..)? {
+            let (revision, bytes) = row?;
+            late.extend(event(revision.value(), bytes.value()));
+        }
+        self.database = Some(database);
+        tracing::info!(found = late.len(), "the store can be written again");
+        if let Some(newest) = late.last().map(|event| event.revision) {
+            {
+                let mut index = self.shared.write();
+                late.into_iter().for_each(|event| index.apply(event));
+            }
+            self.shared.ring(newest);
+        }
+        Ok(())
     }
 
     /// Drops from the disk what the index gives up. Should the disk fail in between, the index forgets more than the
     /// disk: the next opening brings it back, which is harmless.
-    fn compact(&self, revision: Revision) -> Result<(), Error> {
+    fn compact(&mut self, revision: Revision) -> Result<(), Error> {
+        let failed = |error: redb::Error| Error::Unavailable(format!("write to disk: {error}"));
+        self.reopen().map_err(failed)?;
         let (dropped, newest) = {
             let mut index = self.shared.write();
             (index.compact(revision)?, index.revision())
         };
-        let write = || -> Result<(), redb::Error> {
-            let transaction = self.database.begin_write()?;
-            {
-                let mut log = transaction.open_table(LOG)?;
-                for revision in dropped {
-                    log.remove(revision)?;
-                }
-                let mut state = transaction.open_table(STATE)?;
-                state.insert(COMPACTED, revision)?;
-                state.insert(NEWEST, newest)?;
+        let write = |transaction: &WriteTransaction| {
+            let mut log = transaction.open_table(LOG)?;
+            for revision in dropped {
+                log.remove(revision)?;
             }
-            Ok(transaction.commit()?)
+            let mut state = transaction.open_table(STATE)?;
+            state.insert(COMPACTED, revision)?;
+            state.insert(NEWEST, newest)?;
+            Ok(())
         };
-        write().map_err(|error| Error::Unavailable(format!("write to disk: {error}")))
+        self.write(write).map_err(failed)
     }
 }
 
@@ -287,5 +342,111 @@ impl Store for Embedded {
 
     async fn revision(&self) -> Result<Revision, Error> {
         Ok(self.shared.read().revision())
+    }
+
+    async fn size(&self) -> Result<Option<u64>, Error> {
+        let file = tokio::fs::metadata(&self.path).await.map_err(|e| Error::Unavailable(format!("look at {}: {e}", self.path.display())))?;
+        Ok(Some(file.len()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    /// A disk that may be full: then nothing is written, and the file doesn't grow.
+    #[derive(Clone, Debug, Default)]
+    struct Disk {
+        bytes: Arc<Mutex<Vec<u8>>>,
+        full: Arc<AtomicBool>,
+        /// Whether what is written while it is full comes to the disk after all, and only the answer doesn't.
+        late: Arc<AtomicBool>,
+    }
+
+    impl Disk {
+        fn bytes<T>(&self, f: impl FnOnce(&mut Vec<u8>) -> T) -> T {
+            f(&mut self.bytes.lock().unwrap_or_else(PoisonError::into_inner))
+        }
+
+        fn space(&self) -> io::Result<()> {
+            if self.full.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+        }
+
+        fn store(&self) -> Embedded {
+            let disk = self.clone();
+            Embedded::open_by(PathBuf::from("disk"), move || Database::builder().create_with_backend(disk.clone())).expect("a store")
+        }
+    }
+
+    impl redb::StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            Ok(self.bytes(|bytes| bytes.len() as u64))
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.bytes(|bytes| match bytes.get(offset as usize..offset as usize + out.len()) {
+                Some(found) => {
+                    out.copy_from_slice(found);
+                    Ok(())
+                }
+                None => Err(io::ErrorKind::UnexpectedEof.into()),
+            })
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.space()?;
+            self.bytes(|bytes| bytes.resize(len as usize, 0));
+            Ok(())
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.space()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            if !self.late.load(Ordering::SeqCst) {
+                self.space()?;
+            }
+            self.bytes(|bytes| bytes[offset as usize..offset as usize + data.len()].copy_from_slice(data));
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_writes_and_heals() {
+        let disk = Disk::default();
+        let store = disk.store();
+        let first = store.commit("/a", Guard::Absent, Some("1".into())).await.expect("a write");
+        for late in [false, true] {
+            disk.late.store(late, Ordering::SeqCst);
+            disk.full.store(true, Ordering::SeqCst);
+            for _ in 0..3 {
+                let refused = store.commit("/b", Guard::Absent, Some("2".into())).await;
+                assert!(matches!(&refused, Err(Error::Unavailable(why)) if why.starts_with("write to disk: ")), "{refused:?}");
+                assert!(store.compact(first).await.is_err());
+                // What was acknowledged is still read.
+                assert_eq!(store.get("/a").await.expect("a read").expect("there").value, "1");
+            }
+            disk.full.store(false, Ordering::SeqCst);
+            let current = store.get("/a").await.expect("a read").expect("there").modified;
+            let written = store.commit("/a", Guard::Modified(current), Some("1".into())).await.expect("it heals");
+            assert!(written > current);
+            // The write that failed has happened or not, but the same for all who look.
+            let there = store.get("/b").await.expect("a read").is_some();
+            let page = store.list("/", "0", 0, None).await.expect("a list");
+            assert_eq!(page.entries.len(), if there { 2 } else { 1 });
+            if there {
+                return;
+            }
+        }
+        // What is on disk is what was told.
+        let written = store.list("/", "0", 0, None).await.expect("a list");
+        store.close().await;
+        let again = disk.store().list("/", "0", 0, None).await.expect("a list");
+        assert_eq!((again.entries, again.revision), (written.entries, written.revision));
     }
 }

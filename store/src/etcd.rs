@@ -123,7 +123,7 @@ impl Store for Etcd {
             .when([Compare::mod_revision(key, CompareOp::Equal, expected)])
             .and_then([then])
             .or_else([TxnOp::get(key, None)]);
-        let done = timed(self.kv().txn(txn)).await?.map_err(unavailable)?;
+        let done = timed(self.kv().txn(txn)).await.map_err(|_| Error::Unknown(format!("etcd: no answer within {TIMEOUT:?}")))?.map_err(unavailable)?;
         if done.succeeded() {
             return Ok(done.header().map_or(0, |h| h.revision() as Revision));
         }
@@ -163,6 +163,11 @@ impl Store for Etcd {
     async fn revision(&self) -> Result<Revision, Error> {
         let found = timed(self.kv().get("\0", Some(GetOptions::new().with_count_only()))).await?.map_err(unavailable)?;
         Ok(found.header().map_or(0, |h| h.revision() as Revision))
+    }
+
+    async fn size(&self) -> Result<Option<u64>, Error> {
+        let status = timed(self.client.maintenance_client().status()).await?.map_err(unavailable)?;
+        Ok(u64::try_from(status.db_size()).ok())
     }
 }
 

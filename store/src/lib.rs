@@ -101,6 +101,9 @@ pub enum Error {
     /// The store can't be reached or can't write. The outcome of a write that ends so is unknown.
     #[error("use the store: {0}")]
     Unavailable(String),
+    /// The store took too long over a write, which may have happened or may happen yet.
+    #[error("write to the store: {0}")]
+    Unknown(String),
     /// The data dir can't be opened; the sentence says why and what to do.
     #[error("{0}")]
     Open(String),
@@ -111,6 +114,8 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match error {
             Error::Unavailable(why) => Self::new(503, "ServiceUnavailable", format!("the store is not available: {why}")),
+            // Upstream's words for a write that etcd didn't answer.
+            Error::Unknown(_) => Self::new(504, "Timeout", "Timeout: request did not complete within requested timeout - context deadline exceeded"),
             other => Self::internal(other),
         }
     }
@@ -138,6 +143,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// The revision of the newest acknowledged write.
     async fn revision(&self) -> Result<Revision, Error>;
+
+    /// How many bytes the store takes on disk; `None` for one that takes none.
+    async fn size(&self) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
 
     /// Whether the key's value was read in a form in which it would not be written today, so that even a write that
     /// changes nothing is due.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{NodeSelectorRequirement, NodeSelectorTerm, Pod, Taint, Toleration};
 
-use super::selector;
 use crate::labels::{Operator, Requirement};
 
 /// Whether one of the tolerations tolerates the taint.
@@ -49,7 +48,7 @@ impl NodeTerm {
                 .flatten()
                 .map(|r| {
                     let values = r.values.iter().flatten().cloned().collect();
-                    selector::operator(&r.operator).map(|operator| Requirement { key: r.key.clone(), operator, values })
+                    Operator::from_name(&r.operator).map(|operator| Requirement { key: r.key.clone(), operator, values })
                 })
                 .collect()
         };

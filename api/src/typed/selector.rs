@@ -11,7 +11,7 @@ pub fn of(selector: Option<&LabelSelector>) -> Selector {
     let Some(selector) = selector else { return Selector::nothing() };
     let mut all = of_labels(selector.match_labels.iter().flatten());
     for expression in selector.match_expressions.iter().flatten() {
-        let Some(operator) = operator(&expression.operator) else { return Selector::nothing() };
+        let Some(operator) = Operator::from_name(&expression.operator) else { return Selector::nothing() };
         let values = expression.values.iter().flatten().cloned().collect();
         all.require(Requirement { key: expression.key.clone(), operator, values });
     }
@@ -38,17 +38,4 @@ pub fn of_map(labels: Option<&BTreeMap<String, String>>) -> Selector {
 /// The requirement that the label `key` is related to `value` by `operator`.
 pub fn is(key: &str, operator: Operator, value: &str) -> Requirement {
     Requirement { key: key.to_owned(), operator, values: BTreeSet::from([value.to_owned()]) }
-}
-
-/// The operator as the object form spells it, node selectors' included.
-pub fn operator(name: &str) -> Option<Operator> {
-    Some(match name {
-        "In" => Operator::In,
-        "NotIn" => Operator::NotIn,
-        "Exists" => Operator::Exists,
-        "DoesNotExist" => Operator::DoesNotExist,
-        "Gt" => Operator::Greater,
-        "Lt" => Operator::Less,
-        _ => return None,
-    })
 }

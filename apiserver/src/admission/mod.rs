@@ -21,8 +21,10 @@ use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use skiff_api::Status;
 
+use crate::metrics::{Admission, Metrics};
 use crate::verbs::{Call, DeleteOptions, Write};
 pub(crate) use policies::{Policies, run as watch_policies};
 pub(crate) use quota::{Claim, Ledger};
@@ -152,35 +154,65 @@ trait Plugin: Send + Sync {
     }
 }
 
-/// The plugins, in the order in which they act.
-const PLUGINS: &[&dyn Plugin] = &[
-    &namespace::NamespaceLifecycle,
-    &limits::LimitRanger,
-    &service_account::ServiceAccount,
-    &nodes::NodeRestriction,
-    &nodes::TaintNodesByCondition,
-    &pod_security::PodSecurity,
-    &priority::Priority,
-    &defaults::DefaultTolerationSeconds,
-    &defaults::DefaultStorageClass,
-    &defaults::StorageObjectInUseProtection,
-    &claim_resize::PersistentVolumeClaimResize,
-    &runtime_class::RuntimeClass,
-    &certificates::Certificates,
-    &defaults::DefaultIngressClass,
-    &escalation::Escalation,
-    &policies::MutatingPolicies,
-    &policies::ValidatingPolicies,
-    &webhooks::Webhooks,
-    &quota::ResourceQuota,
+/// The plugins, with the names that metrics show, in the order in which they act.
+const PLUGINS: &[(&str, &dyn Plugin)] = &[
+    ("NamespaceLifecycle", &namespace::NamespaceLifecycle),
+    ("LimitRanger", &limits::LimitRanger),
+    ("ServiceAccount", &service_account::ServiceAccount),
+    ("NodeRestriction", &nodes::NodeRestriction),
+    ("TaintNodesByCondition", &nodes::TaintNodesByCondition),
+    ("PodSecurity", &pod_security::PodSecurity),
+    ("Priority", &priority::Priority),
+    ("DefaultTolerationSeconds", &defaults::DefaultTolerationSeconds),
+    ("DefaultStorageClass", &defaults::DefaultStorageClass),
+    ("StorageObjectInUseProtection", &defaults::StorageObjectInUseProtection),
+    ("PersistentVolumeClaimResize", &claim_resize::PersistentVolumeClaimResize),
+    ("RuntimeClass", &runtime_class::RuntimeClass),
+    ("CertificateSigning", &certificates::Certificates),
+    ("DefaultIngressClass", &defaults::DefaultIngressClass),
+    ("Escalation", &escalation::Escalation),
+    ("MutatingAdmissionPolicy", &policies::MutatingPolicies),
+    ("ValidatingAdmissionPolicy", &policies::ValidatingPolicies),
+    ("Webhooks", &webhooks::Webhooks),
+    ("ResourceQuota", &quota::ResourceQuota),
 ];
+
+/// Counts how long the plugins take.
+struct Clock<'a> {
+    metrics: &'a Metrics,
+    operation: &'static str,
+    kind: &'static str,
+    began: Instant,
+    last: Instant,
+}
+
+impl<'a> Clock<'a> {
+    fn start(request: &Request<'a>, kind: &'static str) -> Self {
+        let operation = if request.old.is_some() { "UPDATE" } else { "CREATE" };
+        let now = Instant::now();
+        Self { metrics: &request.call.server.metrics, operation, kind, began: now, last: now }
+    }
+
+    fn plugin<T>(&mut self, at: usize, result: &Result<T, Status>) {
+        let now = Instant::now();
+        let what = Admission::Plugin(at, PLUGINS[at].0);
+        self.metrics.admitted(what, now - self.last, self.operation, self.kind, result.is_err());
+        self.last = now;
+        if result.is_err() || at + 1 == PLUGINS.len() {
+            self.metrics.admitted(Admission::Step, now - self.began, self.operation, self.kind, result.is_err());
+        }
+    }
+}
 
 /// Lets the plugins change what is to be kept; all of them twice when a webhook or policy asks for it.
 pub(crate) async fn mutate(write: &Write<'_>, object: &mut Value, old: Option<&Value>) -> Result<(), Status> {
     let request = Request::of_write(write, old);
     loop {
-        for plugin in PLUGINS {
-            plugin.mutate(&request, object).await?;
+        let mut clock = Clock::start(&request, "admit");
+        for (at, (_, plugin)) in PLUGINS.iter().enumerate() {
+            let result = plugin.mutate(&request, object).await;
+            clock.plugin(at, &result);
+            result?;
         }
         let mut again = request.again();
         if again.second || !again.needed {
@@ -193,8 +225,11 @@ pub(crate) async fn mutate(write: &Write<'_>, object: &mut Value, old: Option<&V
 /// Lets the plugins refuse what is to be kept.
 pub(crate) async fn validate(write: &Write<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
     let request = Request::of_write(write, old);
-    for plugin in PLUGINS {
-        plugin.validate(&request, object).await?;
+    let mut clock = Clock::start(&request, "validate");
+    for (at, (_, plugin)) in PLUGINS.iter().enumerate() {
+        let result = plugin.validate(&request, object).await;
+        clock.plugin(at, &result);
+        result?;
     }
     Ok(())
 }

@@ -3,17 +3,15 @@
 mod policy;
 mod sink;
 
+use std::fmt::Write;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt;
 use jiff::Timestamp;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
 use serde_json::{Map, Value, json};
 use skiff_api::value::{self, text};
 use skiff_api::{Status, clock, protobuf, random};
@@ -21,6 +19,7 @@ use skiff_api::{Status, clock, protobuf, random};
 use crate::auth::{self, User};
 use crate::http::body::{Body, Reply, full};
 use crate::http::info::RequestInfo;
+use crate::metrics;
 use crate::options::{Error, Options};
 use crate::subresources::{streams, user_info};
 use crate::verbs::Notes;
@@ -38,27 +37,31 @@ const MAX_AGENT: usize = 1_024;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Source(pub IpAddr);
 
-#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct Plugin {
-    plugin: &'static str,
-}
-
 /// What is counted of the audit, in upstream's names.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Counters {
-    events: Counter,
-    errors: Family<Plugin, Counter>,
+    events: AtomicU64,
+    /// What was lost on the way to the log, and to the webhook.
+    log_errors: AtomicU64,
+    webhook_errors: AtomicU64,
 }
 
 impl Counters {
-    pub fn register(&self, registry: &mut Registry) {
-        registry.register("apiserver_audit_event", "Audit events that were told", self.events.clone());
-        registry.register("apiserver_audit_error", "Audit events that were lost, by where they should have gone", self.errors.clone());
+    /// Writes the counts.
+    pub fn expose(&self, out: &mut String) {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        metrics::head(out, "apiserver_audit_event_total", "counter", "[ALPHA] Counter of audit events generated and sent to the audit backend.");
+        let _ = writeln!(out, "apiserver_audit_event_total {}", count(&self.events));
+        metrics::head(out, "apiserver_audit_error_total", "counter", "[ALPHA] Counter of audit events that failed to be audited properly. Plugin identifies the plugin affected by the error.");
+        for (plugin, counter) in [("log", &self.log_errors), ("webhook", &self.webhook_errors)] {
+            let _ = writeln!(out, "apiserver_audit_error_total{{plugin=\"{plugin}\"}} {}", count(counter));
+        }
     }
 
     /// Counts what was lost, and says so: at first each time, then now and then.
     fn lost(&self, plugin: &'static str, events: u64, why: &str) {
-        let lost = self.errors.get_or_create(&Plugin { plugin }).inc_by(events) + events;
+        let counter = if plugin == "log" { &self.log_errors } else { &self.webhook_errors };
+        let lost = counter.fetch_add(events, Ordering::Relaxed) + events;
         if lost.is_power_of_two() || lost % 1_000 < events {
             tracing::warn!(plugin, lost, why, "audit events are lost");
         }
@@ -70,7 +73,7 @@ pub(crate) struct Auditor {
     /// `None` where there is no audit.
     policy: Option<Policy>,
     sinks: Arc<Vec<Sink>>,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 /// The name of a request: its own, or a new one.
@@ -87,7 +90,7 @@ pub(crate) fn sign(reply: &mut Reply, id: HeaderValue) {
 
 impl Auditor {
     /// Reads the policy and opens the sinks.
-    pub fn open(options: &Options, webhooks: &Arc<Webhooks>, counters: Counters) -> Result<Self, Error> {
+    pub fn open(options: &Options, webhooks: &Arc<Webhooks>, counters: Arc<Counters>) -> Result<Self, Error> {
         let flag = "audit-policy-file";
         let policy = match &options.audit_policy_file {
             Some(path) => Some(serde_json::from_value(auth::yaml(flag, path, "Policy")?).map_err(|e| Error::new(flag, e))?),
@@ -105,7 +108,7 @@ impl Auditor {
         }
         let received = clock::now();
         let event = event(parts, info, user, id, judgement.level, received);
-        let record = Record { judgement, lasts: lasts(info), event: Mutex::new(event), sinks: Arc::clone(&self.sinks), counters: self.counters.clone() };
+        let record = Record { judgement, lasts: lasts(info), event: Mutex::new(event), sinks: Arc::clone(&self.sinks), counters: Arc::clone(&self.counters) };
         if user.is_some() {
             record.tell(Stage::RequestReceived, received, &Notes::default());
         }
@@ -188,7 +191,7 @@ pub(crate) struct Record {
     lasts: bool,
     event: Mutex<Map<String, Value>>,
     sinks: Arc<Vec<Sink>>,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 impl std::fmt::Debug for Sink {
@@ -213,7 +216,7 @@ impl Record {
         if !annotations.is_empty() {
             event.insert("annotations".into(), json!(annotations));
         }
-        self.counters.events.inc();
+        self.counters.events.fetch_add(1, Ordering::Relaxed);
         let event = Arc::new(Value::Object(event));
         self.sinks.iter().for_each(|sink| sink.tell(&event, &self.counters));
     }

@@ -36,7 +36,7 @@ pub(super) enum Sink {
 
 impl Sink {
     /// The sinks of the options.
-    pub fn open(options: &Options, webhooks: &Arc<Webhooks>, counters: &Counters) -> Result<Vec<Self>, Error> {
+    pub fn open(options: &Options, webhooks: &Arc<Webhooks>, counters: &Arc<Counters>) -> Result<Vec<Self>, Error> {
         let mut sinks = Vec::new();
         if let Some(path) = &options.audit_log_path {
             let fail = |e: io::Error| Error::new("audit-log-path", format!("{}: {e}", path.display()));
@@ -44,7 +44,7 @@ impl Sink {
             let keep = Keep { days: options.audit_log_maxage, count: options.audit_log_maxbackup };
             let mut log = Log::open(path, limit.saturating_mul(1_000_000), keep).map_err(fail)?;
             let (sender, events) = sync_channel(QUEUE);
-            let counters = counters.clone();
+            let counters = Arc::clone(counters);
             let written = std::thread::Builder::new().name("audit-log".into()).spawn(move || write_all(&mut log, &events, &counters));
             written.map_err(fail)?;
             sinks.push(Self::Log(sender));
@@ -53,7 +53,7 @@ impl Sink {
             let config = kubeconfig("audit-webhook-config-file", path)?;
             let (sender, events) = mpsc::channel(QUEUE);
             let wait = options.audit_webhook_batch_max_wait.unwrap_or(BATCH_WAIT);
-            tokio::spawn(send_all(config, Arc::clone(webhooks), events, wait, counters.clone()));
+            tokio::spawn(send_all(config, Arc::clone(webhooks), events, wait, Arc::clone(counters)));
             sinks.push(Self::Webhook(sender));
         }
         Ok(sinks)
@@ -176,7 +176,7 @@ fn outdated(names: &[String], stem: &str, extension: &str, keep: Keep, now: Time
     older.into_iter().enumerate().filter(goes).map(|(_, (_, name))| name.clone()).collect()
 }
 
-async fn send_all(config: ClientConfig, webhooks: Arc<Webhooks>, mut events: mpsc::Receiver<Arc<Value>>, wait: Duration, counters: Counters) {
+async fn send_all(config: ClientConfig, webhooks: Arc<Webhooks>, mut events: mpsc::Receiver<Arc<Value>>, wait: Duration, counters: Arc<Counters>) {
     while let Some(first) = events.recv().await {
         let mut batch = vec![first];
         let full = async {

@@ -68,8 +68,13 @@ fn moment(second: i64) -> time::OffsetDateTime {
 impl Authority {
     /// A new authority.
     pub fn generate() -> Result<Self, Error> {
+        Self::named("skiff-ca")
+    }
+
+    /// A new authority of this name.
+    pub fn named(common_name: &str) -> Result<Self, Error> {
         let key = KeyPair::generate()?;
-        let mut params = params("skiff-ca", &[]);
+        let mut params = params(common_name, &[]);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key)?;

@@ -24,8 +24,8 @@ pub(crate) const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
 const ROOT: &str = "/registry/";
 /// How many of the newest changes are read again at the start, for watches to go on from: they take about a second.
 const HISTORY: u64 = 20_000;
-/// How soon a broken watch of the store is opened again.
-const REOPEN_DELAY: Duration = Duration::from_millis(250);
+/// How soon a broken watch of the store is opened again at first, and at most: each time it is twice as long.
+const REOPEN_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 /// The cache of all resources.
 pub struct Cache {
@@ -117,8 +117,13 @@ impl Cache {
 
     /// Follows the store until `shutdown`. Only one task may run this.
     pub async fn follow(&self, shutdown: CancellationToken) {
+        let mut delay = REOPEN_DELAY.0;
         while !shutdown.is_cancelled() {
+            let before = self.applied();
             let result = shutdown.run_until_cancelled(self.follow_once()).await;
+            if self.applied() != before {
+                delay = REOPEN_DELAY.0;
+            }
             match result {
                 Some(Err(Error::Compacted { .. })) => {
                     tracing::warn!("the store compacted changes that this server had not seen: reading everything again, watches end");
@@ -126,10 +131,11 @@ impl Cache {
                         tracing::warn!(%error, "the store can't be read");
                     }
                 }
-                Some(Err(error)) => tracing::warn!(%error, "watch of the store broke, opening it again"),
+                Some(Err(error)) => tracing::warn!(%error, ?delay, "watch of the store broke, opening it again"),
                 Some(Ok(())) | None => {}
             }
-            shutdown.run_until_cancelled(tokio::time::sleep(REOPEN_DELAY)).await;
+            shutdown.run_until_cancelled(tokio::time::sleep(delay)).await;
+            delay = (delay * 2).min(REOPEN_DELAY.1);
         }
     }
 

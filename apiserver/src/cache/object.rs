@@ -1,12 +1,12 @@
 //! One version of one object: its bytes as they are stored, ready to be spliced into an answer.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
-use skiff_api::value;
+use skiff_api::{protobuf, value};
 use skiff_store::Revision;
 
 /// What opens every stored object's metadata. The resource version is spliced in right behind it.
@@ -31,6 +31,8 @@ pub struct Object {
     pub fields: Box<[String]>,
     /// What the store holds, where `bytes` had to be tidied.
     raw: Option<Bytes>,
+    /// The object as a protobuf message, from when it was first asked for: one for all lists and watches.
+    message: OnceLock<Bytes>,
 }
 
 /// The selectable fields of a resource beyond `metadata.name` and `metadata.namespace`: label and path.
@@ -91,7 +93,7 @@ impl Object {
             }
         };
         let metadata = metadata_offset(&bytes).unwrap_or(bytes.len());
-        Ok(Self { key, revision, bytes, metadata, prefix, labels, fields: values, raw })
+        Ok(Self { key, revision, bytes, metadata, prefix, labels, fields: values, raw, message: OnceLock::new() })
     }
 
     /// The bytes as the store holds them.
@@ -116,6 +118,7 @@ impl Object {
             labels: self.labels.clone(),
             fields: self.fields.clone(),
             raw: self.raw.clone(),
+            message: OnceLock::new(),
         }
     }
 
@@ -148,6 +151,16 @@ impl Object {
             out.push(b',');
         }
         out.extend_from_slice(rest);
+    }
+
+    /// The object as the message of its kind, in the version that it is stored in.
+    pub fn message(&self, api_version: &str, kind: &str) -> Result<Bytes, String> {
+        if let Some(message) = self.message.get() {
+            return Ok(message.clone());
+        }
+        let object = self.value().map_err(|e| e.to_string())?;
+        let message = protobuf::message_of(api_version, kind, &object).map_err(|e| e.to_string())?;
+        Ok(self.message.get_or_init(|| message.into()).clone())
     }
 
     /// The object, parsed, with its resource version.

@@ -215,6 +215,16 @@ impl ResourceCache {
         self.len() == 0
     }
 
+    /// How many objects a namespace (empty: all) has; counted up to `most`.
+    pub fn count(&self, namespace: &str, most: usize) -> usize {
+        if namespace.is_empty() {
+            return self.len().min(most);
+        }
+        let start = format!("{}{namespace}/", self.prefix);
+        let end = skiff_store::prefix_end(&start);
+        self.look(|state| state.objects.range::<str, _>((Bound::Included(start.as_str()), Bound::Excluded(end.as_str()))).take(most).count())
+    }
+
     /// The objects that pass: at most `limit` (0: all).
     pub fn list(&self, filter: &Filter, limit: usize) -> Listed {
         let start = format!("{}{}", self.prefix, filter.range_prefix());

@@ -138,6 +138,7 @@ async fn delete(server: &Arc<Server>, resource: &Arc<Resource>, object: &Object)
         user: User::new("system:apiserver", [MASTERS]),
         resource: Arc::clone(resource),
         shape: Shape::JSON,
+        upgrade: None,
         notes: Arc::default(),
     };
     delete_object(&call, object.name(), &DeleteOptions::default()).await.map(drop)

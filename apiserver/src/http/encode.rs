@@ -6,10 +6,11 @@ use bytes::Bytes;
 use futures::stream;
 use serde_json::{Map, Value, json};
 use skiff_api::resource::Resource;
-use skiff_api::{Status, clock, print, value};
+use skiff_api::{Status, clock, print, protobuf, value};
 use skiff_store::Revision;
 
 use super::body::{Body, Reply, full, reply, stream as streamed};
+use super::gzip::Compressible;
 use super::negotiate::{Format, Shape, Transform};
 use crate::cache::Object;
 
@@ -100,15 +101,49 @@ impl Encoder<'_> {
 
     /// The answer that shows one object.
     pub fn object(&self, code: u16, shown: &Shown) -> Result<Reply, Status> {
-        let body = match shown {
+        let body: Bytes = match shown {
             Shown::Stored(object) if self.splices(object) => {
                 let mut bytes = Vec::with_capacity(object.bytes.len() + 32);
                 object.splice(false, &mut bytes);
                 bytes.into()
             }
-            _ => self.bytes(&self.one(shown, true)?),
+            _ if self.shape.format == Format::Protobuf => self.body(shown)?.into(),
+            _ => return Ok(answer(code, &self.one(shown, true)?, self.shape, self.pretty)),
         };
-        Ok(reply(code, self.shape.content_type(), full(body)))
+        Ok(written(code, body, self.shape))
+    }
+
+    /// The object's message: of its kind, or of its metadata alone.
+    fn message(&self, shown: &Shown) -> Result<Bytes, Status> {
+        let (version, kind) = (self.resource.api_version(), &self.resource.kind);
+        match shown {
+            Shown::Stored(object) if self.shape.transform == Transform::None && self.resource.stored_as == version => {
+                object.message(&version, kind).map_err(Status::internal)
+            }
+            _ if self.shape.transform == Transform::Metadata => Ok(protobuf::partial(value::at(&self.value(shown)?, &["metadata"])).into()),
+            _ => Ok(protobuf::message_of(&version, kind, &self.value(shown)?).map_err(Status::internal)?.into()),
+        }
+    }
+
+    /// The object as a whole body in protobuf.
+    fn body(&self, shown: &Shown) -> Result<Vec<u8>, Status> {
+        let message = self.message(shown)?;
+        if self.shape.transform == Transform::Metadata {
+            return Ok(protobuf::envelope(self.meta_version(), "PartialObjectMetadata", &message));
+        }
+        Ok(protobuf::envelope(&self.resource.api_version(), &self.resource.kind, &message))
+    }
+
+    /// A list in protobuf: its metadata, then the items' messages.
+    fn message_list(&self, meta: &Value, items: &[Shown]) -> Result<Vec<u8>, Status> {
+        let mut list = protobuf::list_meta(meta);
+        for item in items {
+            protobuf::field(2, &self.message(item)?, &mut list);
+        }
+        Ok(match self.shape.transform {
+            Transform::Metadata => protobuf::envelope(self.meta_version(), "PartialObjectMetadataList", &list),
+            _ => protobuf::envelope(&self.resource.api_version(), &self.list_kind(), &list),
+        })
     }
 
     /// One object in the form asked for. `columns` says whether a table names its columns.
@@ -124,12 +159,23 @@ impl Encoder<'_> {
         })
     }
 
-    /// Appends one object to a watch's frame.
-    pub fn frame(&self, shown: &Shown, columns: bool, out: &mut Vec<u8>) -> Result<(), Status> {
-        match shown {
-            Shown::Stored(object) if self.splices(object) => object.splice(false, out),
-            _ => out.extend_from_slice(self.one(shown, columns)?.to_string().as_bytes()),
+    /// Appends a watch's frame. Where the object can't be written, nothing is appended.
+    pub fn frame(&self, kind: &str, shown: &Shown, columns: bool, out: &mut Vec<u8>) -> Result<(), Status> {
+        if self.shape.format == Format::Protobuf {
+            protobuf::event(kind, &self.body(shown)?, out);
+            return Ok(());
         }
+        let made = match shown {
+            Shown::Stored(object) if self.splices(object) => None,
+            _ => Some(self.one(shown, columns)?),
+        };
+        out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":").as_bytes());
+        match (made, shown) {
+            (Some(made), _) => out.extend_from_slice(made.to_string().as_bytes()),
+            (None, Shown::Stored(object)) => object.splice(false, out),
+            (None, Shown::Value(object)) => out.extend_from_slice(object.to_string().as_bytes()),
+        }
+        out.extend_from_slice(b"}\n");
         Ok(())
     }
 
@@ -143,9 +189,15 @@ impl Encoder<'_> {
                 meta.insert("remainingItemCount".into(), remaining.into());
             }
         }
+        if self.shape.format == Format::Protobuf {
+            return Ok(written(200, self.message_list(&meta.into(), &list.items)?.into(), self.shape));
+        }
         if self.plain() && list.items.iter().all(|item| matches!(item, Shown::Stored(object) if self.splices(object))) {
-            let items = list.items.into_iter().filter_map(|i| if let Shown::Stored(o) = i { Some(o) } else { None }).collect();
-            return Ok(reply(200, self.shape.content_type(), self.spliced(meta, items)));
+            let items: Vec<Arc<Object>> = list.items.into_iter().filter_map(|i| if let Shown::Stored(o) = i { Some(o) } else { None }).collect();
+            let size = size_of(&items);
+            let mut reply = reply(200, self.shape.content_type(), self.spliced(meta, items));
+            reply.extensions_mut().insert(Compressible(size));
+            return Ok(reply);
         }
         let items = list.items.iter().map(|shown| self.value(shown)).collect::<Result<Vec<_>, _>>()?;
         let whole = match self.shape.transform {
@@ -161,7 +213,7 @@ impl Encoder<'_> {
                 members([("kind", kind), ("apiVersion", version), ("metadata", meta.into()), ("items", items.into())])
             }
         };
-        Ok(reply(200, self.shape.content_type(), full(self.bytes(&whole))))
+        Ok(answer(200, &whole, self.shape, self.pretty))
     }
 
     fn list_kind(&self) -> String {
@@ -188,7 +240,7 @@ impl Encoder<'_> {
         let bare = !self.typed_items();
         let kind = Value::from(self.list_kind());
         let head = format!(r#"{{"kind":{kind},"apiVersion":"{}","metadata":{},"items":["#, self.resource.api_version(), Value::Object(meta));
-        let small = items.iter().map(|o| o.bytes.len() + 32).sum::<usize>() < CHUNK;
+        let small = size_of(&items) < CHUNK;
         let mut items = items.into_iter().enumerate();
         let mut head = Some(head.into_bytes());
         let mut chunks = std::iter::from_fn(move || {
@@ -251,9 +303,6 @@ impl Encoder<'_> {
         ])
     }
 
-    fn bytes(&self, whole: &Value) -> Bytes {
-        bytes_of(whole, self.shape.format, self.pretty)
-    }
 }
 
 /// An object of these members, which are moved in (`json!` would copy them).
@@ -261,18 +310,49 @@ fn members<const N: usize>(members: [(&str, Value); N]) -> Value {
     Value::Object(members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
-/// A value as bytes.
-pub fn bytes_of(value: &Value, format: Format, pretty: bool) -> Bytes {
-    match format {
-        Format::Json if pretty => format!("{value:#}\n").into(),
-        Format::Json => value.to_string().into(),
-        Format::Yaml => serde_saphyr::to_string(value).unwrap_or_else(|e| format!("# {e}\n{value}\n")).into(),
+/// A value as an answer. What has no message in protobuf goes out as JSON, and says so.
+pub fn answer(code: u16, value: &Value, shape: Shape, pretty: bool) -> Reply {
+    let json = || if pretty { format!("{value:#}\n") } else { value.to_string() };
+    let (written, shape): (Bytes, Shape) = match shape.format {
+        Format::Json => (json().into(), shape),
+        Format::Yaml => (serde_saphyr::to_string(value).unwrap_or_else(|e| format!("# {e}\n{value}\n")).into(), shape),
+        Format::Protobuf => match protobuf::encode(value) {
+            Ok(body) => (body.into(), shape),
+            Err(_) => (json().into(), Shape::JSON),
+        },
+    };
+    self::written(code, written, shape)
+}
+
+/// Bytes as an answer, which may be compressed.
+fn written(code: u16, bytes: Bytes, shape: Shape) -> Reply {
+    let size = bytes.len();
+    let mut reply = reply(code, shape.content_type(), full(bytes));
+    reply.extensions_mut().insert(Compressible(size));
+    reply
+}
+
+/// About how many bytes a list of the objects takes.
+fn size_of(items: &[Arc<Object>]) -> usize {
+    items.iter().map(|o| o.bytes.len() + 32).sum()
+}
+
+/// A refusal as the last frame of a watch.
+pub fn error_frame(status: &Status, format: Format) -> Bytes {
+    let status = status.to_value();
+    if format == Format::Protobuf
+        && let Ok(body) = protobuf::encode(&status)
+    {
+        let mut out = Vec::new();
+        protobuf::event("ERROR", &body, &mut out);
+        return out.into();
     }
+    format!("{}\n", json!({"type": "ERROR", "object": status})).into()
 }
 
 /// A refusal as an answer, in the form asked for where that can carry it.
 pub fn refusal(status: &Status, shape: Shape) -> Reply {
-    let mut reply = reply(status.code, shape.content_type(), full(bytes_of(&status.to_value(), shape.format, false)));
+    let mut reply = answer(status.code, &status.to_value(), shape.whole(), false);
     if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
         reply.headers_mut().insert(http::header::RETRY_AFTER, seconds.into());
     }

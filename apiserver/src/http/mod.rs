@@ -2,7 +2,9 @@
 
 pub mod body;
 pub mod encode;
+pub mod gzip;
 pub mod info;
+pub(crate) mod limits;
 pub mod negotiate;
 pub mod query;
 pub mod serve;

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 
 use http::HeaderMap;
-use http::header::ACCEPT;
+use http::header::{ACCEPT, USER_AGENT};
 use skiff_api::Status;
 
 /// How bytes are written.
@@ -13,6 +13,19 @@ pub enum Format {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
+}
+
+/// What a path can answer with.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offer {
+    /// Lists, and so watches too: a refusal of the route mentions them.
+    pub streams: bool,
+    /// A watch: events in JSON or protobuf.
+    pub watch: bool,
+    /// Objects without a message of their own, custom resources: protobuf is for their metadata alone.
+    pub custom: bool,
 }
 
 /// What is made of an object before it is written.
@@ -46,40 +59,76 @@ impl Shape {
         match self.format {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
+            Format::Protobuf => skiff_api::protobuf::MEDIA_TYPE,
         }
     }
 
-    /// Reads the header: the best-liked media type that can be written; 406 when there is none. `streams` says whether
-    /// the path can also answer with a watch, which the refusal mentions.
-    pub fn negotiate(headers: &HeaderMap, streams: bool) -> Result<Self, Status> {
+    /// The `Content-Type` of a watch.
+    pub fn stream_type(self) -> &'static str {
+        match self.format {
+            Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            _ => "application/json",
+        }
+    }
+
+    /// The form of what isn't transformed, as refusals are.
+    pub fn whole(self) -> Self {
+        Self { transform: Transform::None, ..self }
+    }
+
+    /// Reads the header: the best-liked media type that can be written; 406 when there is none. CBOR is refused like any
+    /// unknown type: upstream has it behind a feature gate that is off.
+    pub fn negotiate(headers: &HeaderMap, offer: Offer) -> Result<Self, Status> {
         let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
         let accept = accept.join(",");
-        let mut clauses: Vec<(f32, &str)> =
-            accept.split(',').map(str::trim).filter(|c| !c.is_empty()).map(|clause| (quality(clause), clause)).collect();
+        let mut clauses: Vec<&str> = accept.split(',').map(str::trim).filter(|c| !c.is_empty()).collect();
         if clauses.is_empty() {
             return Ok(Self::JSON);
         }
-        clauses.sort_by_key(|(quality, _)| Reverse((quality * 1000.0) as i32));
-        clauses.iter().find_map(|(_, clause)| shape(clause)).ok_or_else(|| {
+        // Of equals, what names a type goes before what names any.
+        clauses.sort_by_key(|clause| {
+            let media = media(clause);
+            (Reverse((quality(clause) * 1000.0) as i32), media.starts_with('*'), media.ends_with('*'))
+        });
+        clauses.iter().find_map(|clause| shape(clause, offer)).ok_or_else(|| {
             // Upstream refuses in two places: media types that it has never heard of by the route, others later.
-            if clauses.iter().any(|(_, clause)| known(clause)) {
-                let message = format!("only the following media types are accepted: {REPRESENTATIONS}");
-                return Status::new(406, "NotAcceptable", message);
+            if clauses.iter().any(|clause| known(clause)) {
+                let types = if offer.watch { STREAMS } else { REPRESENTATIONS };
+                return Status::new(406, "NotAcceptable", format!("only the following media types are accepted: {types}"));
             }
-            let watch = if streams { ", application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch" } else { "" };
+            let watch = if offer.streams { format!(", {STREAMS}") } else { String::new() };
             let message = format!("406: Not Acceptable\n\nAvailable representations: {REPRESENTATIONS}{watch}");
             Status { details: Some(Box::default()), ..Status::new(406, "NotAcceptable", message) }
         })
     }
 }
 
-/// What upstream says it can write. Protobuf is among them for clients' sake: what asks for it always takes JSON too.
+/// What can be written.
 const REPRESENTATIONS: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
+/// What watches can be written as.
+const STREAMS: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
+
+fn media(clause: &str) -> &str {
+    clause.split(';').next().unwrap_or("").trim()
+}
 
 /// Whether the clause's media type is one of upstream's.
 fn known(clause: &str) -> bool {
-    let media = clause.split(';').next().unwrap_or("").trim();
+    let media = media(clause);
     matches!(media, "*/*" | "application/*") || REPRESENTATIONS.split(", ").any(|r| r == media)
+}
+
+/// Whether JSON is indented: where the query or the media type asks for it, and for people's clients.
+pub fn pretty(headers: &HeaderMap, asked: Option<&str>) -> bool {
+    match asked {
+        Some(value) => matches!(value, "1" | "t" | "T" | "true" | "TRUE" | "True"),
+        None => {
+            let text = |name| headers.get(name).and_then(|v: &http::HeaderValue| v.to_str().ok()).unwrap_or("");
+            let agent = text(USER_AGENT);
+            ["curl", "Wget", "Mozilla/5.0"].iter().any(|a| agent.starts_with(a))
+                || text(ACCEPT).split(';').any(|p| p.trim() == "pretty=1")
+        }
+    }
 }
 
 fn quality(clause: &str) -> f32 {
@@ -87,11 +136,12 @@ fn quality(clause: &str) -> f32 {
     parameter.and_then(|q| q.parse().ok()).unwrap_or(1.0)
 }
 
-fn shape(clause: &str) -> Option<Shape> {
+fn shape(clause: &str, offer: Offer) -> Option<Shape> {
     let mut parts = clause.split(';').map(str::trim);
     let format = match parts.next()? {
         "application/json" | "*/*" | "application/*" => Format::Json,
-        "application/yaml" => Format::Yaml,
+        "application/yaml" if !offer.watch => Format::Yaml,
+        skiff_api::protobuf::MEDIA_TYPE => Format::Protobuf,
         _ => return None,
     };
     let (mut kind, mut group, mut version) = ("", "", "");
@@ -100,14 +150,15 @@ fn shape(clause: &str) -> Option<Shape> {
             "as" => kind = value,
             "g" => group = value,
             "v" => version = value,
-            // Watch frames of other kinds than newline-delimited JSON aren't written.
-            "stream" if value != "watch" => return None,
+            "stream" if value != "watch" || format == Format::Yaml => return None,
             _ => {}
         }
     }
     let transform = match kind {
+        "" if format == Format::Protobuf && offer.custom => return None,
         "" => return Some(Shape { format, transform: Transform::None, beta: false }),
-        "Table" => Transform::Table,
+        // Upstream's tables have no message.
+        "Table" if format != Format::Protobuf => Transform::Table,
         "PartialObjectMetadata" | "PartialObjectMetadataList" => Transform::Metadata,
         _ => return None,
     };
@@ -118,22 +169,56 @@ fn shape(clause: &str) -> Option<Shape> {
 mod tests {
     use super::*;
 
-    fn check(accept: &str, expected: Result<(Format, Transform), u16>) {
+    fn check(accept: &str, offer: Offer, expected: Result<(Format, Transform), u16>) {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT, accept.parse().expect("a header"));
-        let shape = Shape::negotiate(&headers, false).map(|s| (s.format, s.transform)).map_err(|e| e.code);
+        let shape = Shape::negotiate(&headers, offer).map(|s| (s.format, s.transform)).map_err(|e| e.code);
         assert_eq!(shape, expected, "{accept}");
     }
 
+    const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
     #[test]
     fn accept_headers() {
+        let check = |accept: &str, expected| check(accept, Offer::default(), expected);
         check("", Ok((Format::Json, Transform::None)));
         check("*/*", Ok((Format::Json, Transform::None)));
+        check("*/*, application/*, application/yaml", Ok((Format::Yaml, Transform::None)));
         check("application/json;as=Table;v=v1;g=meta.k8s.io,application/json", Ok((Format::Json, Transform::Table)));
         check("application/json;as=Table;v=v9;g=meta.k8s.io", Err(406));
         check("application/json;as=Table;v=v9;g=meta.k8s.io, application/json", Ok((Format::Json, Transform::None)));
-        check("application/vnd.kubernetes.protobuf,application/json", Ok((Format::Json, Transform::None)));
+        check("application/vnd.kubernetes.protobuf,application/json", Ok((Format::Protobuf, Transform::None)));
+        check("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/json", Ok((Format::Json, Transform::None)));
+        check("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", Ok((Format::Protobuf, Transform::Metadata)));
         check("application/json;q=0.5, application/yaml", Ok((Format::Yaml, Transform::None)));
+        check("application/yaml;stream=watch", Err(406));
+        check("application/cbor", Err(406));
+        check("application/cbor, application/json", Ok((Format::Json, Transform::None)));
         check("text/html", Err(406));
+    }
+
+    #[test]
+    fn what_cannot_be_written_falls_to_the_next() {
+        let custom = Offer { custom: true, ..Offer::default() };
+        check(PROTOBUF, custom, Err(406));
+        check(&format!("{PROTOBUF},application/json"), custom, Ok((Format::Json, Transform::None)));
+        check(&format!("{PROTOBUF};as=PartialObjectMetadata;v=v1;g=meta.k8s.io"), custom, Ok((Format::Protobuf, Transform::Metadata)));
+        let watch = Offer { watch: true, streams: true, ..Offer::default() };
+        check("application/yaml", watch, Err(406));
+        check("application/yaml, application/json;stream=watch", watch, Ok((Format::Json, Transform::None)));
+        check(&format!("{PROTOBUF};stream=watch"), watch, Ok((Format::Protobuf, Transform::None)));
+    }
+
+    #[test]
+    fn people_read_indented_json() {
+        let check = |agent: &str, asked: Option<&str>, expected: bool| {
+            let mut headers = HeaderMap::new();
+            headers.insert(USER_AGENT, agent.parse().expect("a header"));
+            assert_eq!(pretty(&headers, asked), expected, "{agent} {asked:?}");
+        };
+        check("kubectl/v1.36", None, false);
+        check("curl/8", None, true);
+        check("curl/8", Some("false"), false);
+        check("kubectl/v1.36", Some("true"), true);
     }
 }

@@ -1,9 +1,12 @@
 //! Connections: TLS, HTTP/1.1 and HTTP/2, and who the client's certificate shows it to be.
 
 use std::convert::Infallible;
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Request;
@@ -15,7 +18,10 @@ use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -23,14 +29,22 @@ use tokio_util::task::TaskTracker;
 use crate::audit;
 use crate::auth::pki::Pair;
 use crate::auth::{FromProxy, Peer};
-use crate::server::Server;
+use crate::server::{GRACE, Server};
 
 /// How long a client may take over its handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take over a request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long connections are given to end when the server does.
-const GRACE: Duration = Duration::from_secs(2);
+/// How long a client may leave what is written to it unread: then its connection is cut off.
+const WRITE_STALL: Duration = Duration::from_secs(60);
+/// How often a client of HTTP/2 is asked whether it is there, and how long its answer may take.
+const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(15));
+/// How many requests a connection may have at a time: Go's figure, and upstream's.
+const MAX_STREAMS: u32 = 250;
+/// How large a request's head may be, in bytes: upstream's figure. More is answered with 431.
+const MAX_HEAD: usize = 1 << 20;
+/// How many connections there may be; more wait to be accepted.
+const MAX_CONNECTIONS: usize = 10_000;
 
 /// TLS can't be set up.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +82,13 @@ pub fn tls(pair: &Pair, authority_pem: &str) -> Result<Arc<rustls::ServerConfig>
 pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::ServerConfig>, stop: CancellationToken) {
     let acceptor = TlsAcceptor::from(tls);
     let connections = TaskTracker::new();
-    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let next = async || {
+        // Never closed.
+        let place = Arc::clone(&places).acquire_owned().await.ok();
+        (place, listener.accept().await)
+    };
+    while let Some((place, accepted)) = stop.run_until_cancelled(next()).await {
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -80,6 +100,7 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::
         };
         let (server, acceptor, stop) = (Arc::clone(&server), acceptor.clone(), stop.clone());
         connections.spawn(async move {
+            let _place = place;
             if let Err(error) = connection(server, stream, address, acceptor, stop).await {
                 tracing::debug!(%error, "connection ended");
             }
@@ -97,6 +118,7 @@ async fn connection(
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
+    let stream = Stalling { stream, deadline: None };
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let peer = Arc::new(stream.get_ref().1.peer_certificates().and_then(|chain| server.access.peer(chain)));
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -110,8 +132,14 @@ async fn connection(
         async move { Ok::<_, Infallible>(server.handle(request, user).await) }
     });
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
-    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(1_000);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEAD as u32)
+        .keep_alive_interval(PING.0)
+        .keep_alive_timeout(PING.1);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {
@@ -119,4 +147,52 @@ async fn connection(
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     connection.await
+}
+
+/// A stream whose writes fail when the other side takes nothing for [`WRITE_STALL`].
+struct Stalling {
+    stream: TcpStream,
+    /// When a write that waits fails.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stalling {
+    fn bounded<T>(&mut self, context: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if polled.is_ready() {
+            self.deadline = None;
+            return polled;
+        }
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL)));
+        deadline.as_mut().poll(context).map(|()| Err(io::Error::new(io::ErrorKind::TimedOut, "the client doesn't read")))
+    }
+}
+
+impl AsyncRead for Stalling {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Stalling {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.bounded(context, polled)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
+        self.bounded(context, polled)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
 }

@@ -6,8 +6,9 @@ use http::{HeaderMap, header};
 use serde_json::{Map, Value, json};
 use skiff_api::resource::{Resource, Subresource};
 
+use crate::aggregate::merge;
 use crate::http::body::{Reply, full, reply};
-use crate::http::encode::bytes_of;
+use crate::http::encode;
 use crate::http::negotiate::Shape;
 use crate::registry::Served;
 use crate::server::Server;
@@ -17,14 +18,19 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 /// The answer, if the path is one of discovery's.
 pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap, shape: Shape) -> Option<Reply> {
     let served = server.registry.now();
-    let answer = |value: Value| Some(reply(200, shape.content_type(), full(bytes_of(&value, shape.format, false))));
+    let answer = |value: Value| Some(encode::answer(200, &value, shape.whole(), false));
     let aggregated = wants_aggregated(headers);
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match parts.as_slice() {
         ["api" | "apis"] if aggregated => {
+            let core = parts[0] == "api";
+            let mut items = aggregate(&served, core);
+            if !core {
+                merge::into_aggregated(&mut items, &server.aggregator.now());
+            }
             let list = json!({
                 "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},
-                "items": aggregate(&served, parts[0] == "api"),
+                "items": items,
             });
             Some(reply(200, AGGREGATED, full(list.to_string())))
         }
@@ -37,13 +43,13 @@ pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap, shape
         }
         ["apis"] => {
             let groups = served.groups();
-            let groups: Vec<Value> = groups.iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v)).collect();
+            let mut groups: Vec<Value> = groups.iter().filter(|(g, _)| !g.is_empty()).map(|(g, v)| group(g, v)).collect();
+            merge::into_groups(&mut groups, &server.aggregator.now());
             answer(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         }
         ["api", version] if served.has_version("", version) => answer(resources(&served, "", version)),
-        ["apis", name] => match served.groups().iter().find(|(g, _)| g == name) {
-            Some((name, versions)) => {
-                let mut found = group(name, versions);
+        ["apis", name] => match one_group(server, &served, name) {
+            Some(mut found) => {
                 found["kind"] = "APIGroup".into();
                 found["apiVersion"] = "v1".into();
                 answer(found)
@@ -63,6 +69,13 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
         let has = |parameter: &str| clause.split(';').any(|p| p.trim() == parameter);
         has("application/json") && has("g=apidiscovery.k8s.io") && has("v=v2") && has("as=APIGroupDiscoveryList")
     })
+}
+
+/// A group, with the versions that others serve of it.
+fn one_group(server: &Server, served: &Served, name: &str) -> Option<Value> {
+    let mut groups: Vec<Value> = served.groups().iter().filter(|(g, _)| *g == name).map(|(g, v)| group(g, v)).collect();
+    merge::into_groups(&mut groups, &server.aggregator.now());
+    groups.into_iter().find(|g| g["name"] == name)
 }
 
 fn group(name: &str, versions: &[&str]) -> Value {

@@ -1,7 +1,11 @@
 //! What the server tells about itself: health, version, discovery, OpenAPI, metrics.
 
 mod discovery;
+mod health;
+mod metrics;
 mod openapi;
+
+pub(crate) use openapi::OpenApi;
 
 use std::sync::Arc;
 
@@ -11,9 +15,9 @@ use skiff_api::Status;
 
 use crate::auth::tokens::ISSUER;
 use crate::http::body::{Reply, full, reply, text};
-use crate::http::encode::bytes_of;
+use crate::http::encode::answer;
 use crate::http::info::RequestInfo;
-use crate::http::negotiate::{Format, Shape};
+use crate::http::negotiate::{self, Shape};
 use crate::http::query::Query;
 use crate::server::Server;
 
@@ -30,15 +34,16 @@ pub(crate) async fn serve(server: &Arc<Server>, info: &RequestInfo, query: &Quer
     if !matches!(info.verb, "get" | "head") {
         return Ok(text(405, "405 method not allowed\n"));
     }
-    let json = |value: Value| Ok(reply(200, "application/json", full(bytes_of(&value, Format::Json, query.flag("pretty")))));
+    let json = |value: Value| Ok(answer(200, &value, Shape::JSON, negotiate::pretty(headers, query.get("pretty"))));
     let path = info.path.trim_end_matches('/');
     if let Some(found) = discovery::serve(server, path, headers, shape) {
         return Ok(found);
     }
     match path {
-        "/healthz" | "/livez" | "/readyz" => health(server, path, query).await,
+        "/healthz" | "/livez" | "/readyz" => Ok(health::all(server, path, query).await),
         "/version" => json(version(server)),
-        "/metrics" => Ok(text(200, server.metrics.text())),
+        "/metrics" => Ok(metrics::text(server).await),
+        "/metrics/slis" => Ok(metrics::slis(server).await),
         "/openapi/v2" | "/openapi/v3" => openapi::serve(server, path, headers),
         "/.well-known/openid-configuration" => json(json!({
             "issuer": ISSUER, "jwks_uri": format!("{ISSUER}/openid/v1/jwks"), "response_types_supported": ["id_token"],
@@ -48,7 +53,7 @@ pub(crate) async fn serve(server: &Arc<Server>, info: &RequestInfo, query: &Quer
         "" => json(json!({"paths": paths(server)})),
         path if path.starts_with("/openapi/v3/") => openapi::serve(server, path, headers),
         path => match path.split_once("z/").filter(|(kind, _)| matches!(*kind, "/health" | "/live" | "/ready")) {
-            Some((_, check)) => one_check(server, check).await,
+            Some((kind, check)) => Ok(health::one(server, &format!("{kind}z"), check).await),
             None => Ok(no_such_path()),
         },
     }
@@ -73,7 +78,7 @@ fn arch() -> &'static str {
 
 fn paths(server: &Server) -> Vec<String> {
     let served = server.registry.now();
-    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
+    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
         .map(str::to_owned)
         .into();
     for (group, versions) in served.groups().iter().filter(|(group, _)| !group.is_empty()) {
@@ -82,43 +87,4 @@ fn paths(server: &Server) -> Vec<String> {
     }
     paths.sort();
     paths
-}
-
-/// The checks behind `/readyz`: name, and whether it is passed.
-async fn checks(server: &Server) -> Vec<(&'static str, Result<(), String>)> {
-    let store = server.store.revision().await.map(drop).map_err(|e| e.to_string());
-    let cache = if store.is_ok() { server.cache.fresh().await.map(drop).map_err(|e| e.to_string()) } else { Err("the store is down".into()) };
-    vec![("ping", Ok(())), ("log", Ok(())), ("etcd", store), ("informer-sync", cache)]
-}
-
-async fn health(server: &Server, path: &str, query: &Query) -> Result<Reply, Status> {
-    let excluded = query.all("exclude");
-    let name = path.trim_start_matches('/');
-    let mut report = String::new();
-    let mut passed = true;
-    for (check, result) in checks(server).await {
-        // Being alive doesn't hang on the store.
-        let counts = !excluded.contains(&check) && (name != "livez" || check != "informer-sync");
-        match result {
-            Ok(()) => report.push_str(&format!("[+]{check} ok\n")),
-            Err(_) if !counts => report.push_str(&format!("[+]{check} excluded: ok\n")),
-            Err(why) => {
-                passed = false;
-                report.push_str(&format!("[-]{check} failed: {why}\n"));
-            }
-        }
-    }
-    Ok(match (passed, query.flag("verbose")) {
-        (true, false) => text(200, "ok"),
-        (true, true) => text(200, format!("{report}{name} check passed\n")),
-        (false, _) => text(500, format!("{report}{name} check failed\n")),
-    })
-}
-
-async fn one_check(server: &Server, name: &str) -> Result<Reply, Status> {
-    Ok(match checks(server).await.into_iter().find(|(check, _)| *check == name) {
-        Some((_, Ok(()))) => text(200, "ok"),
-        Some((_, Err(why))) => text(500, format!("internal server error: {why}\n")),
-        None => no_such_path(),
-    })
 }

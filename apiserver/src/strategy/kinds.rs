@@ -119,6 +119,15 @@ fn phase_time(volume: &mut Value, old: Option<&Value>) {
     }
 }
 
+/// What is served here is available from the start.
+fn local_at_once(service: &mut Value, old: Option<&Value>) {
+    if old.is_none() && !value::at(service, &["spec", "service"]).is_object() {
+        service["status"] = json!({"conditions": [{
+            "type": "Available", "status": "True", "lastTransitionTime": now_text(), "reason": "Local", "message": "Local APIServices are always available",
+        }]});
+    }
+}
+
 /// A daemon set counts its templates in an annotation, as it did before there were controller revisions.
 fn template_generation(set: &mut Value, old: Option<&Value>) {
     const ANNOTATION: &str = "deprecated.daemonset.template.generation";
@@ -152,7 +161,7 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy", Facts { status: Some(empty), ..STRICT }),
     ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", STRICT),
     ("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", STRICT),
-    ("apiregistration.k8s.io", "APIService", Facts { status: Some(empty), requires_version: true, ..PLAIN }),
+    ("apiregistration.k8s.io", "APIService", Facts { status: Some(empty), prepare: local_at_once, requires_version: true, ..PLAIN }),
     ("apps", "DaemonSet", Facts {
         status: Some(|| json!({"currentNumberScheduled": 0, "numberMisscheduled": 0, "desiredNumberScheduled": 0, "numberReady": 0})),
         prepare: template_generation,

@@ -31,8 +31,8 @@ const HOP_BY_HOP: [HeaderName; 5] = [
     http::header::TE,
 ];
 
-/// Carries a request on. `upgrade` is the client's connection, should it become something else than HTTP.
-pub(crate) async fn connect<B>(call: &Call, method: Method, uri: Uri, incoming: B, upgrade: Option<Upgrade>) -> Result<Reply, Status>
+/// Carries a request on.
+pub(crate) async fn connect<B>(call: &Call, method: Method, uri: Uri, incoming: B) -> Result<Reply, Status>
 where
     B: http_body::Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -48,7 +48,7 @@ where
         admission::validate_other(call, Operation::Connect, &mut options(call, sub), false).await?;
     }
     if call.info.subresource == "proxy" {
-        return proxy(call, method, &query, body, upgrade).await;
+        return proxy(call, method, &query, body).await;
     }
     let pod = call.read().await?.value()?;
     let container = container(call, &pod)?;
@@ -70,7 +70,7 @@ where
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
     let connection = dial_node(call, node).await?;
-    forward(call, connection, method, &path, body, upgrade).await
+    forward(call.headers.clone(), connection, method, &path, body, call.upgrade.clone()).await
 }
 
 /// What admission sees of a connection: the query as an object, `PodExecOptions` and the like.
@@ -145,7 +145,7 @@ async fn dial_node(call: &Call, node: &str) -> Result<Box<dyn Connection>, Statu
     call.server.dialer.dial(&object).await.map_err(|error| Status::internal(format!("error dialing backend: {error}")))
 }
 
-async fn proxy(call: &Call, method: Method, query: &str, body: Bytes, upgrade: Option<Upgrade>) -> Result<Reply, Status> {
+async fn proxy(call: &Call, method: Method, query: &str, body: Bytes) -> Result<Reply, Status> {
     let path = if call.info.rest.is_empty() { "/" } else { &call.info.rest };
     let path = format!("{path}{query}");
     let (scheme, name, port) = split_target(&call.info.name);
@@ -161,7 +161,7 @@ async fn proxy(call: &Call, method: Method, query: &str, body: Bytes, upgrade: O
             Box::new(connection.map_err(failed)?)
         }
     };
-    forward(call, connection, method, &path, body, upgrade).await
+    forward(call.headers.clone(), connection, method, &path, body, call.upgrade.clone()).await
 }
 
 /// `http:name:port`, `name:port` or `name`.
@@ -198,8 +198,8 @@ fn without_hops(headers: &HeaderMap, upgrading: bool) -> HeaderMap {
 }
 
 /// Speaks HTTP on the connection: passes the request, then the answer (or, upgraded, everything) back.
-async fn forward(
-    call: &Call,
+pub(crate) async fn forward(
+    headers: HeaderMap,
     connection: Box<dyn Connection>,
     method: Method,
     path: &str,
@@ -209,11 +209,11 @@ async fn forward(
     let failed = |error: hyper::Error| Status::new(502, "", format!("error proxying the request: {error}"));
     let (mut sender, driver) = http1::handshake(TokioIo::new(connection)).await.map_err(failed)?;
     tokio::spawn(driver.with_upgrades());
-    let upgrading = call.headers.contains_key(UPGRADE);
+    let upgrading = headers.contains_key(UPGRADE);
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = method;
     *request.uri_mut() = path.parse().map_err(|e| Status::bad_request(format!("path {path:?}: {e}")))?;
-    *request.headers_mut() = without_hops(&call.headers, upgrading);
+    *request.headers_mut() = without_hops(&headers, upgrading);
     // Who asked is the API server's to know.
     request.headers_mut().remove(http::header::AUTHORIZATION);
     request.headers_mut().remove(http::header::CONTENT_LENGTH);

@@ -14,7 +14,7 @@ use crate::http::body::Reply;
 use crate::http::info::RequestInfo;
 use crate::verbs::Call;
 
-pub(crate) use connect::{Upgrade, connect};
+pub(crate) use connect::{Upgrade, connect, forward};
 pub(crate) use review::shown as user_info;
 
 /// The subresources whose requests are carried on to where the pod runs.

@@ -5,8 +5,8 @@ use serde_json::{Map, Value, json};
 use skiff_api::{Status, field, fields, labels, value};
 
 use crate::auth::{self, Attributes, User, Verdict};
-use crate::http::body::{Reply, full, reply};
-use crate::http::encode::bytes_of;
+use crate::http::body::Reply;
+use crate::http::encode::answer;
 use crate::verbs::{Call, check_type, parse_body};
 
 /// Answers a review.
@@ -32,7 +32,7 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
         "tokenreviews" => token(call, &review).await?,
         _ => return Err(Status::no_such_resource()),
     };
-    Ok(reply(201, call.shape.content_type(), full(bytes_of(&review, call.shape.format, false))))
+    Ok(answer(201, &review, call.shape.whole(), call.encoder().pretty))
 }
 
 fn invalid(call: &Call, error: field::Error) -> Status {

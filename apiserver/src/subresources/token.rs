@@ -6,7 +6,8 @@ use skiff_api::{Status, clock, field, value};
 
 use crate::admission::{self, Operation};
 use crate::auth::tokens::{Bound, Request};
-use crate::http::body::{Reply, full, reply};
+use crate::http::body::Reply;
+use crate::http::encode::answer;
 use crate::verbs::{Call, check_type, parse_body};
 
 /// Upstream's shortest and default lives of a token, in seconds.
@@ -57,7 +58,7 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
     spec.insert("audiences".into(), json!(audiences));
     request["status"] = json!({"token": token, "expirationTimestamp": expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
     request["metadata"] = json!({"name": call.info.name, "namespace": call.info.namespace, "creationTimestamp": crate::verbs::now_text()});
-    Ok(reply(201, "application/json", full(request.to_string())))
+    Ok(answer(201, &request, call.shape.whole(), call.encoder().pretty))
 }
 
 /// Binds the token to an object of the account's namespace.

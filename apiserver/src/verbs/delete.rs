@@ -13,8 +13,8 @@ use super::{Call, list, options};
 use crate::admission;
 use crate::cache::{Filter, encode};
 use crate::convert;
-use crate::http::body::{Reply, full, reply};
-use crate::http::encode::{List, Shown, bytes_of};
+use crate::http::body::Reply;
+use crate::http::encode::{List, Shown, answer as written};
 use crate::strategy::Orphaning;
 
 /// How many objects of a collection are deleted at a time.
@@ -119,7 +119,7 @@ fn answer(call: &Call, deleted: Deleted) -> Result<Reply, Status> {
         details["group"] = call.resource.group.as_ref().into();
     }
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
-    Ok(reply(200, call.shape.content_type(), full(bytes_of(&status, call.shape.format, false))))
+    Ok(written(200, &status, call.shape.whole(), call.encoder().pretty))
 }
 
 /// Deletes one object of the call's resource and namespace.

@@ -14,6 +14,7 @@ use crate::cache::{Filter, Listed, Object, ResourceCache};
 use crate::convert;
 use crate::http::body::Reply;
 use crate::http::encode::{List, Shown};
+use crate::http::query::Query;
 
 /// How many entries of the store are looked through at a time for a filtered page.
 const SCAN: usize = 1_000;
@@ -52,38 +53,57 @@ pub(super) fn filter(call: &Call) -> Result<Filter, Status> {
             return Err(Status::bad_request(call.resource.unknown_label(&requirement.field)));
         }
     }
+    // The old paths of watches name one object.
+    let name = &call.info.name;
+    let fields = match fields.required("metadata.name") {
+        _ if name.is_empty() => fields,
+        None if fields.is_empty() => fields::Selector::parse(&format!("metadata.name={name}")).map_err(Status::bad_request)?,
+        Some(selected) if selected == name => fields,
+        _ => return Err(Status::bad_request("fieldSelector metadata.name doesn't match requested name")),
+    };
     Ok(Filter { namespace: call.info.namespace.clone(), labels, fields })
+}
+
+/// What a list or a watch asks for that can't go together. Upstream's `ValidateListOptions`.
+fn option_errors(watch: bool, query: &Query) -> Vec<field::Error> {
+    let (version, matching) = (query.get("resourceVersion"), query.get("resourceVersionMatch"));
+    let (events, continues) = (query.get("sendInitialEvents").is_some(), query.get("continue").is_some());
+    let mut errors = Vec::new();
+    let forbid = |forbidden: bool, errors: &mut Vec<field::Error>, why: &str| {
+        if forbidden {
+            errors.push(field::Error::forbidden("resourceVersionMatch", why));
+        }
+    };
+    let continued = "resourceVersionMatch is forbidden when continue is provided";
+    let unsupported = |matching: &str, supported: &[&str]| field::Error::not_supported("resourceVersionMatch", matching, supported);
+    if watch {
+        let other = events && matching != Some("NotOlderThan");
+        forbid(other, &mut errors, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        if let Some(matching) = matching {
+            forbid(!events, &mut errors, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+            errors.extend((matching != "NotOlderThan").then(|| unsupported(matching, &["NotOlderThan"])));
+            forbid(continues, &mut errors, continued);
+        }
+        return errors;
+    }
+    if let Some(matching) = matching {
+        forbid(version.is_none(), &mut errors, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+        forbid(continues, &mut errors, continued);
+        let known = matches!(matching, "Exact" | "NotOlderThan");
+        errors.extend((!known).then(|| unsupported(matching, &["Exact", "NotOlderThan", ""])));
+        let exact = matching == "Exact" && version == Some("0");
+        forbid(exact, &mut errors, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+    }
+    if events {
+        errors.push(field::Error::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
+    }
+    errors
 }
 
 /// Reads `resourceVersion` and `resourceVersionMatch`.
 pub(super) fn wanted(call: &Call, watch: bool) -> Result<Wanted, Status> {
-    let version = call.query.get("resourceVersion");
-    let matching = call.query.get("resourceVersionMatch");
-    let events = call.query.get("sendInitialEvents");
-    let mut errors = Vec::new();
-    let path = "resourceVersionMatch";
-    if watch && events.is_some() && matching != Some("NotOlderThan") {
-        errors.push(field::Error::forbidden(path, "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"));
-    } else if watch && events.is_none() && matching.is_some() {
-        errors.push(field::Error::forbidden(path, "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"));
-    } else if !watch && let Some(matching) = matching {
-        if version.is_none() {
-            errors.push(field::Error::forbidden(path, "resourceVersionMatch is forbidden unless resourceVersion is provided"));
-        }
-        if call.query.get("continue").is_some() {
-            errors.push(field::Error::forbidden(path, "resourceVersionMatch is forbidden when continue is provided"));
-        }
-        if !matches!(matching, "Exact" | "NotOlderThan") {
-            errors.push(field::Error::not_supported(path, matching, &["Exact", "NotOlderThan", ""]));
-        }
-        if matching == "Exact" && version == Some("0") {
-            errors.push(field::Error::forbidden(path, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""));
-        }
-    }
-    if !watch && events.is_some() {
-        errors.push(field::Error::forbidden("sendInitialEvents", "sendInitialEvents is forbidden for list"));
-    }
-    options::check("ListOptions", &errors)?;
+    options::check("ListOptions", &option_errors(watch, &call.query))?;
+    let (version, matching) = (call.query.get("resourceVersion"), call.query.get("resourceVersionMatch"));
     let Some(text) = version else { return Ok(Wanted::Newest) };
     let revision: Revision = text.parse().map_err(|_| {
         let detail = format!("strconv.ParseUint: parsing {text:?}: invalid syntax");
@@ -169,7 +189,7 @@ async fn stored_page(
     let mut pinned = at;
     loop {
         let want = if limit == 0 { 0 } else { SCAN.max(limit) };
-        let page = call.server.store.list(&start, &end, want, pinned).await.map_err(|e| expired(e, after.is_empty()))?;
+        let page = call.server.store.list(&start, &end, want, pinned).await.map_err(|e| expired(e, after.is_empty(), after.strip_prefix(cache.prefix()).unwrap_or(after)))?;
         pinned = Some(page.revision);
         let seen = page.entries.len();
         for (index, entry) in page.entries.into_iter().enumerate() {
@@ -193,19 +213,32 @@ async fn stored_page(
     }
 }
 
-fn expired(error: skiff_store::Error, first: bool) -> Status {
+/// What a list is told whose revision is gone: at its `begin`, or behind the path where its next page would begin, from
+/// where it may go on as things are now.
+fn expired(error: skiff_store::Error, begin: bool, path: &str) -> Status {
     match error {
-        skiff_store::Error::Compacted { .. } if first => Status::expired("The resourceVersion for the provided list is too old."),
-        skiff_store::Error::Compacted { .. } => Status::expired(
-            "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter.",
-        ),
+        skiff_store::Error::Compacted { .. } if begin => Status::expired("The resourceVersion for the provided list is too old."),
+        skiff_store::Error::Compacted { .. } => {
+            let status = Status::expired(
+                "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
+                 the continue parameter, or use the continue token in this response to retrieve the remainder of the results. \
+                 Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted \
+                 between the time the first chunk was returned and now may show up in the list.",
+            );
+            Status { continues: Some(token(-1, path).into()), ..status }
+        }
         skiff_store::Error::Future { asked, current } => too_large(asked, current),
         other => other.into(),
     }
 }
 
 fn write_token(revision: Revision, path: &str) -> String {
-    let token = Continue { v: "meta.k8s.io/v1".into(), rv: revision as i64, start: format!("{path}\0") };
+    token(revision as i64, path)
+}
+
+/// A token for what follows the path, at a revision (negative: the newest).
+fn token(revision: i64, path: &str) -> String {
+    let token = Continue { v: "meta.k8s.io/v1".into(), rv: revision, start: format!("{path}\0") };
     BASE64.encode(serde_json::to_vec(&token).unwrap_or_default())
 }
 
@@ -222,11 +255,71 @@ fn read_token(token: &str, prefix: &str) -> Result<(i64, String), Status> {
     })?;
     let read: Continue = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
     if read.v != "meta.k8s.io/v1" {
-        return Err(invalid("server does not recognize this encoded version".into()));
+        let message = format!("invalid continue token: continue key is not valid: server does not recognize this encoded version {}", read.v);
+        return Err(Status::bad_request(message));
     }
     let path = read.start.trim_end_matches('\0');
-    if read.rv == 0 || path.is_empty() || path.split('/').any(|part| part == "..") {
-        return Err(invalid(format!("incorrect encoded start resourceVersion or key {path:?}")));
+    if read.rv == 0 {
+        return Err(invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)".into()));
+    }
+    if read.start.is_empty() {
+        return Err(invalid("encoded start key empty (version meta.k8s.io/v1)".into()));
+    }
+    // A key that leads elsewhere.
+    if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
+        return Err(invalid(read.start));
     }
     Ok((read.rv, format!("{prefix}{path}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(watch: bool, query: &str, expected: &[&str]) {
+        let errors: Vec<String> = option_errors(watch, &Query::parse(query)).iter().map(ToString::to_string).collect();
+        assert_eq!(errors, expected, "{query}");
+    }
+
+    #[test]
+    fn options_that_do_not_go_together() {
+        const MATCH: &str = "resourceVersionMatch: Forbidden: ";
+        check(false, "", &[]);
+        check(false, "resourceVersion=5&resourceVersionMatch=Exact", &[]);
+        check(false, "resourceVersionMatch=Exact", &[&format!("{MATCH}resourceVersionMatch is forbidden unless resourceVersion is provided")]);
+        check(false, "resourceVersion=5&resourceVersionMatch=Exact&continue=x", &[&format!("{MATCH}resourceVersionMatch is forbidden when continue is provided")]);
+        check(false, "resourceVersion=0&resourceVersionMatch=Exact", &[&format!("{MATCH}resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")]);
+        let unsupported = "resourceVersionMatch: Unsupported value: \"Bad\": supported values: ";
+        check(false, "resourceVersion=5&resourceVersionMatch=Bad", &[&format!("{unsupported}\"Exact\", \"NotOlderThan\", \"\"")]);
+        check(false, "sendInitialEvents=true", &["sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"]);
+        check(true, "sendInitialEvents=true&resourceVersionMatch=NotOlderThan", &[]);
+        let requires = format!("{MATCH}sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        check(true, "sendInitialEvents=true", &[&requires]);
+        check(true, "sendInitialEvents=true&resourceVersionMatch=Exact", &[&requires, "resourceVersionMatch: Unsupported value: \"Exact\": supported values: \"NotOlderThan\""]);
+        check(true, "resourceVersionMatch=NotOlderThan", &[&format!("{MATCH}resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided")]);
+    }
+
+    #[test]
+    fn tokens() {
+        let check = |rv: i64, start: &str, expected: Result<(i64, &str), &str>| {
+            let token = Continue { v: "meta.k8s.io/v1".into(), rv, start: start.into() };
+            let text = BASE64.encode(serde_json::to_vec(&token).expect("JSON"));
+            let read = read_token(&text, "/registry/pods/").map_err(|status| status.message);
+            let expected = expected.map(|(rv, key)| (rv, key.to_owned()));
+            assert_eq!(read, expected.map_err(|why| format!("invalid continue token: continue key is not valid: {why}")), "{start}");
+        };
+        check(7, "ns/a\0", Ok((7, "/registry/pods/ns/a")));
+        check(-1, "a\0", Ok((-1, "/registry/pods/a")));
+        check(0, "a\0", Err("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+        check(7, "", Err("encoded start key empty (version meta.k8s.io/v1)"));
+        check(7, "../secrets/a", Err("../secrets/a"));
+    }
+
+    #[test]
+    fn an_expired_list_can_go_on() {
+        let compacted = || skiff_store::Error::Compacted { asked: 5, oldest: 9 };
+        assert_eq!(expired(compacted(), true, "").continues, None);
+        let token = expired(compacted(), false, "ns/a").continues.expect("a token");
+        assert_eq!(read_token(&token, "/registry/pods/").ok(), Some((-1, "/registry/pods/ns/a".to_owned())));
+    }
 }

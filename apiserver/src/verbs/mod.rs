@@ -8,6 +8,7 @@ mod patch;
 mod update;
 mod view;
 mod watch;
+mod websocket;
 mod write;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ use crate::convert;
 use crate::http::body::Reply;
 use crate::http::encode::{Encoder, Include, Shown};
 use crate::http::info::RequestInfo;
-use crate::http::negotiate::Shape;
+use crate::http::negotiate::{self, Shape};
 use crate::http::query::Query;
 use crate::server::Server;
 use crate::strategy::Strategy;
@@ -47,6 +48,8 @@ pub(crate) struct Call {
     pub user: User,
     pub resource: Arc<Resource>,
     pub shape: Shape,
+    /// The client's connection, should it become something else than HTTP.
+    pub upgrade: Option<subresources::Upgrade>,
     /// What the answer says besides: shared by the calls that one request comes to.
     pub notes: Arc<Notes>,
 }
@@ -135,6 +138,7 @@ impl Call {
             user: self.user.clone(),
             resource: Arc::clone(resource),
             shape: self.shape,
+            upgrade: None,
             notes: Arc::clone(&self.notes),
         }
     }
@@ -161,7 +165,7 @@ impl Call {
             Some("Object") => Include::Object,
             _ => Include::Metadata,
         };
-        Encoder { resource: &self.resource, shape: self.shape, include, pretty: self.query.flag("pretty") }
+        Encoder { resource: &self.resource, shape: self.shape, include, pretty: negotiate::pretty(&self.headers, self.query.get("pretty")) }
     }
 
     /// What is special about the resource's kind.

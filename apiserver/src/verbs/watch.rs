@@ -5,19 +5,19 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, Stream};
-use serde_json::{Value, json};
+use serde_json::json;
 use skiff_api::{Status, random};
 use skiff_store::Revision;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::list::{self, Wanted};
-use super::{Call, options};
+use super::{Call, websocket};
 use crate::cache::{Change, Filter, Object, ResourceCache};
 use crate::convert;
 use crate::http::body::{Reply, reply, stream as streamed};
-use crate::http::encode::{Encoder, Include, Shown};
-use crate::http::negotiate::{Format, Shape};
+use crate::http::encode::{Encoder, Include, Shown, error_frame};
+use crate::http::negotiate::Shape;
 
 /// How many changes are taken out of the window at once.
 const BATCH: usize = 256;
@@ -37,10 +37,6 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
     let cache = call.cache()?;
     let initial = call.query.flag("sendInitialEvents");
     let bookmarks = call.query.flag("allowWatchBookmarks");
-    if initial && !bookmarks {
-        let error = skiff_api::field::Error::forbidden("allowWatchBookmarks", "sendInitialEvents requires allowWatchBookmarks");
-        options::check("ListOptions", &[error])?;
-    }
     let timeout = call.query.int("timeoutSeconds")?.filter(|s| *s > 0);
     let life = timeout.map_or_else(|| MIN_LIFE + random::below(MIN_LIFE), |s| usize::try_from(s).unwrap_or(MIN_LIFE));
 
@@ -62,12 +58,12 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
     } else {
         (Vec::new(), from)
     };
-    let mut watcher = Watcher {
+    let watcher = Watcher {
         bell: cache.subscribe(),
         applied: Arc::clone(&call.server),
         encoder: Frames {
             resource: Arc::clone(&call.resource),
-            shape: Shape { format: Format::Json, ..call.shape },
+            shape: call.shape,
             include: call.encoder().include,
             columns: true,
         },
@@ -77,26 +73,30 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
         ends: Instant::now() + Duration::from_secs(life as u64),
         bookmark: bookmarks.then(|| Instant::now() + BOOKMARK_PERIOD),
         objects: objects.into_iter(),
-        initial_end: initial,
+        // Upstream reads a watch from nowhere as one that asks for the initial events.
+        initial_end: bookmarks && state,
         over: false,
     };
     // A begin that is too far back is told in the stream, with status 200, as upstream does.
     if !state && from < watcher.applied.cache.applied() {
         if let Err(too_old) = watcher.cache.changes(from, 1) {
-            let frame = error_frame(&expired(from, too_old.oldest));
-            watcher.over = true;
-            return Ok(reply(200, "application/json", streamed(stream::iter([frame]))));
+            let frame = error_frame(&expired(from, too_old.oldest), call.shape.format);
+            return answer(call, stream::iter([frame]));
         }
     }
-    Ok(reply(200, call.shape.content_type(), streamed(watcher.stream())))
+    answer(call, watcher.stream())
+}
+
+/// The frames as the answer's body, or on the WebSocket that the client asks for.
+fn answer(call: &Call, frames: impl Stream<Item = Bytes> + Send + 'static) -> Result<Reply, Status> {
+    if websocket::is_asked_for(&call.headers) {
+        return websocket::answer(call, frames);
+    }
+    Ok(reply(200, call.shape.stream_type(), streamed(frames)))
 }
 
 fn expired(asked: Revision, oldest: Revision) -> Status {
     Status::expired(format!("too old resource version: {asked} ({oldest})"))
-}
-
-fn error_frame(status: &Status) -> Bytes {
-    format!("{}\n", json!({"type": "ERROR", "object": status.to_value()})).into()
 }
 
 /// What a watch needs to write its frames.
@@ -159,7 +159,7 @@ impl Watcher {
             match self.cache.changes(self.at, BATCH) {
                 Err(too_old) => {
                     self.over = true;
-                    return Some(error_frame(&expired(self.at, too_old.oldest)));
+                    return Some(error_frame(&expired(self.at, too_old.oldest), self.encoder.shape.format));
                 }
                 Ok(changes) if changes.is_empty() && self.cache.is_closed() => return None,
                 Ok(changes) if changes.is_empty() => self.at = self.at.max(complete),
@@ -218,7 +218,7 @@ impl Watcher {
         match convert::shown(&self.applied, &self.encoder.resource, objects).await {
             Ok(shown) => kinds.into_iter().zip(shown).for_each(|((kind, key), shown)| self.frame(kind, &key, &shown, out)),
             Err(status) => {
-                out.extend_from_slice(&error_frame(&status));
+                out.extend_from_slice(&error_frame(&status, self.encoder.shape.format));
                 self.over = true;
             }
         }
@@ -226,14 +226,8 @@ impl Watcher {
 
     fn frame(&mut self, kind: &str, key: &str, shown: &Shown, out: &mut Vec<u8>) {
         let columns = std::mem::take(&mut self.encoder.columns);
-        let start = out.len();
-        out.extend_from_slice(format!("{{\"type\":\"{kind}\",\"object\":").as_bytes());
-        match self.encoder.get().frame(shown, columns, out) {
-            Ok(()) => out.extend_from_slice(b"}\n"),
-            Err(error) => {
-                tracing::error!(%key, %error, "object can't be shown to a watch");
-                out.truncate(start);
-            }
+        if let Err(error) = self.encoder.get().frame(kind, shown, columns, out) {
+            tracing::error!(%key, %error, "object can't be shown to a watch");
         }
     }
 
@@ -244,12 +238,9 @@ impl Watcher {
         }
         let resource = &self.encoder.resource;
         let object = json!({"kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata});
-        let object = match self.encoder.get().one(&Shown::Value(object), false) {
-            Ok(object) => object,
-            Err(error) => error.to_value(),
-        };
-        let frame: Value = json!({"type": "BOOKMARK", "object": object});
-        out.extend_from_slice(format!("{frame}\n").as_bytes());
+        if let Err(error) = self.encoder.get().frame("BOOKMARK", &Shown::Value(object), false, out) {
+            tracing::error!(kind = %resource.kind, %error, "bookmark can't be written");
+        }
     }
 }
 

@@ -8,10 +8,12 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use futures::future::join_all;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use skiff_api::resource::Resource;
 use skiff_api::{Status, defaults, patch, random};
 
 use super::{Operation, Plugin, Request, matching};
+use crate::metrics::Admission;
 use crate::convert;
 use crate::subresources::scale;
 pub(crate) use hook::Hooks;
@@ -127,12 +129,22 @@ async fn ask(hook: &Hook, request: &Request<'_>, matched: &Arc<Resource>, object
     }
     let failed = |why: String| Failure::Call(format!("failed calling webhook {:?}: {why}", hook.name));
     let version = hook.version;
-    let shown = object.map_or(Value::Null, |o| show(request, matched, o));
-    let old = request.old.map_or(Value::Null, |o| show(request, matched, o));
+    let mut shown = Value::Null;
+    let mut old = Value::Null;
+    for (object, shown) in [(object, &mut shown), (request.old, &mut old)] {
+        if let Some(object) = object {
+            let converted = convert::current(&request.call.server, matched, unconverted(request, object)).await;
+            *shown = converted.map_err(|status| failed(status.message))?;
+        }
+    }
     let uid = random::uid();
     let review = review::review(version, &uid, review::request(request, matched, object), shown.clone(), old);
     let config = hook.client.as_ref().map_err(|why| failed(format!("could not get REST client: {why}")))?;
+    let began = Instant::now();
     let answer = request.call.server.webhooks.call(config, &review, hook.timeout).await;
+    let (operation, kind) = (if request.old.is_some() { "UPDATE" } else { "CREATE" }, if mutating { "admit" } else { "validate" });
+    let rejected = answer.as_ref().is_ok_and(|answer| answer["response"]["allowed"] != true);
+    request.call.server.metrics.admitted(Admission::Webhook(&hook.name), began.elapsed(), operation, kind, rejected);
     let answer = answer.map_err(|error| failed(format!("failed to call webhook: {error}")))?;
     let answer = review::answer(version, &uid, mutating, &answer).map_err(|why| failed(format!("received invalid webhook response: {why}")))?;
     for warning in &answer.warnings {
@@ -158,14 +170,24 @@ async fn mutate_by(hook: &Hook, request: &Request<'_>, matched: &Arc<Resource>, 
         return Err(internal(format!("admission webhook {:?} attempted to modify the object, which is not supported for this operation", hook.name)));
     };
     patch::json_patch(&mut shown, &answer.patch).map_err(|error| internal(error.to_string()))?;
+    let shown = match request.call.info.subresource.as_str() {
+        "scale" => shown,
+        _ => convert::current(&request.call.server, &request.call.resource, shown).await.map_err(Failure::Denied)?,
+    };
     let new = take_back(request, object, shown).map_err(Failure::Denied)?;
     let changed = new != *object;
     *object = new;
     Ok(changed)
 }
 
-/// The object as a webhook or policy that matched by `matched` sees it.
+/// The object as a policy that matched by `matched` sees it.
 pub(super) fn show(request: &Request<'_>, matched: &Resource, object: &Value) -> Value {
+    let shown = unconverted(request, object);
+    if request.call.info.subresource == "scale" { shown } else { convert::to_version(matched, shown) }
+}
+
+/// The object as it is shown, but for its version.
+fn unconverted(request: &Request<'_>, object: &Value) -> Value {
     let call = request.call;
     if call.info.subresource == "scale" {
         return scale::show(&call.resource, object);
@@ -178,7 +200,7 @@ pub(super) fn show(request: &Request<'_>, matched: &Resource, object: &Value) ->
     {
         shown["metadata"]["resourceVersion"] = old["metadata"]["resourceVersion"].clone();
     }
-    convert::to_version(matched, shown)
+    shown
 }
 
 /// What a mutated form of the object makes of it: in the request's version, pruned and defaulted again.

@@ -1,5 +1,6 @@
 //! OpenAPI, versions 2 and 3: structure and merge facts from the schemas that the server itself decodes by,
-//! descriptions from the client library's types. Made when it is asked for, for what is served at that moment.
+//! descriptions from the client library's types. Made when it is asked for, for what is served at that moment, with what
+//! servers behind this one say of themselves.
 
 mod custom;
 mod definitions;
@@ -8,14 +9,16 @@ mod gnostic;
 mod paths;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use skiff_api::Status;
 use skiff_api::resource::Resource;
 
+use crate::aggregate::{Remotes, merge};
 use crate::http::body::{Reply, full, reply, text};
 use crate::registry::Served;
 use crate::server::Server;
@@ -39,6 +42,61 @@ impl Dialect {
 
 const JSON: &str = "application/json";
 
+/// The document of version 2, kept while what is served stays the same: making it takes a while, and it is large.
+#[derive(Default)]
+pub(crate) struct OpenApi(Mutex<Option<Kept>>);
+
+struct Kept {
+    served: Arc<Served>,
+    remotes: Remotes,
+    json: Document,
+    /// The same in protobuf, once somebody asked for that.
+    binary: Option<Document>,
+}
+
+/// Bytes, and the tag by which clients know that they have them already.
+#[derive(Clone)]
+struct Document {
+    bytes: Bytes,
+    tag: String,
+}
+
+impl Document {
+    fn new(bytes: Vec<u8>) -> Self {
+        Self { tag: format!("\"{:X}\"", Sha256::digest(&bytes)), bytes: bytes.into() }
+    }
+
+    fn answer(self, headers: &HeaderMap, content_type: &'static str) -> Reply {
+        let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()) == Some(&self.tag);
+        let mut answer = if known { reply(304, content_type, full("")) } else { reply(200, content_type, full(self.bytes)) };
+        if let Ok(tag) = HeaderValue::from_str(&self.tag) {
+            answer.headers_mut().insert(header::ETAG, tag);
+        }
+        answer
+    }
+}
+
+impl OpenApi {
+    /// The document of version 2.
+    fn v2(&self, served: &Arc<Served>, remotes: &Remotes, binary: bool) -> Document {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = kept.as_ref().filter(|k| Arc::ptr_eq(&k.served, served) && Arc::ptr_eq(&k.remotes, remotes)) {
+            match (&kept.binary, binary) {
+                (_, false) => return kept.json.clone(),
+                (Some(document), true) => return document.clone(),
+                (None, true) => {}
+            }
+        }
+        let mut document = v2(served);
+        merge::into_openapi(&mut document, remotes);
+        let json = Document::new(document.to_string().into());
+        let written = binary.then(|| Document::new(gnostic::encode(&document)));
+        let wanted = written.clone().unwrap_or_else(|| json.clone());
+        *kept = Some(Kept { served: Arc::clone(served), remotes: Arc::clone(remotes), json, binary: written });
+        wanted
+    }
+}
+
 /// Answers below `/openapi`.
 pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap) -> Result<Reply, Status> {
     let served = server.registry.now();
@@ -46,13 +104,10 @@ pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap) -> Re
         "/openapi/v2" => {
             let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
             let binary = accept.split(',').any(|clause| gnostic::MEDIA_TYPES.contains(&clause.trim()));
-            let document = v2(&served);
-            Ok(match binary {
-                true => tagged(headers, gnostic::MEDIA_TYPES[0], gnostic::encode(&document)),
-                false => tagged(headers, JSON, document.to_string().into()),
-            })
+            let document = server.openapi.v2(&served, &server.aggregator.now(), binary);
+            Ok(document.answer(headers, if binary { gnostic::MEDIA_TYPES[0] } else { JSON }))
         }
-        "/openapi/v3" => Ok(reply(200, "application/json", full(index(&served).to_string()))),
+        "/openapi/v3" => Ok(reply(200, "application/json", full(index(&served, &server.aggregator.now()).to_string()))),
         path => {
             let group_version = path.trim_start_matches("/openapi/v3/");
             let (group, version) = match group_version.split('/').collect::<Vec<_>>().as_slice() {
@@ -63,24 +118,13 @@ pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap) -> Re
             if !served.has_version(&group, &version) {
                 return Ok(text(404, "404 page not found\n"));
             }
-            Ok(tagged(headers, JSON, v3(&served, &group, &version).to_string().into()))
+            Ok(Document::new(v3(&served, &group, &version).to_string().into()).answer(headers, JSON))
         }
     }
 }
 
-/// A document with a tag by which clients know that they have it already.
-fn tagged(headers: &HeaderMap, content_type: &'static str, bytes: Vec<u8>) -> Reply {
-    let tag = format!("\"{:x}\"", Sha256::digest(&bytes)).to_ascii_uppercase();
-    let known = headers.get(header::IF_NONE_MATCH).and_then(|v| v.to_str().ok()) == Some(&tag);
-    let mut answer = if known { reply(304, content_type, full("")) } else { reply(200, content_type, full(bytes)) };
-    if let Ok(tag) = HeaderValue::from_str(&tag) {
-        answer.headers_mut().insert(header::ETAG, tag);
-    }
-    answer
-}
-
 /// Where the documents of the single versions are.
-fn index(served: &Served) -> Value {
+fn index(served: &Served, remotes: &Remotes) -> Value {
     let mut paths = Map::new();
     for (group, versions) in served.groups() {
         for version in versions {
@@ -96,6 +140,11 @@ fn index(served: &Served) -> Value {
             hash.update(env!("CARGO_PKG_VERSION"));
             let url = format!("/openapi/v3/{key}?hash={:X}", hash.finalize());
             paths.insert(key, json!({"serverRelativeURL": url}));
+        }
+    }
+    for remote in remotes.iter() {
+        if let Some(url) = &remote.documents.v3 {
+            paths.insert(remote.path().trim_start_matches('/').to_owned(), json!({"serverRelativeURL": url}));
         }
     }
     json!({"paths": paths})

@@ -1,0 +1,205 @@
+//! etcd stops, or dies, beneath a server: what needs it is refused in time, what doesn't is answered, watches go on, and
+//! everything heals by itself. Only where etcd's binary is.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use http::{Method, Request};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use skiff_apiserver::auth::User;
+use skiff_apiserver::auth::pki::{Authority, SigningKey};
+use skiff_apiserver::dial::Unreachable;
+use skiff_apiserver::http::body::{Body, full};
+use skiff_apiserver::{Config, Server};
+use skiff_store::Etcd;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+/// What a refused request may take: the store's own bound, and a little.
+const BOUND: Duration = Duration::from_secs(14);
+
+struct OwnEtcd {
+    child: Child,
+    dir: tempfile::TempDir,
+    client: String,
+    peer: String,
+}
+
+impl Drop for OwnEtcd {
+    fn drop(&mut self) {
+        // It may be stopped, or dead.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a free port").port()
+}
+
+fn start(dir: &std::path::Path, client: &str, peer: &str) -> std::io::Result<Child> {
+    Command::new("etcd")
+        .args(["--data-dir", &dir.display().to_string(), "--listen-client-urls", client, "--advertise-client-urls", client])
+        .args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", &format!("default={peer}")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+}
+
+impl OwnEtcd {
+    async fn start() -> Option<(Self, Etcd)> {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (client, peer) = (format!("http://127.0.0.1:{}", free_port()), format!("http://127.0.0.1:{}", free_port()));
+        let child = start(dir.path(), &client, &peer).inspect_err(|error| println!("SKIPPED: faults of etcd: {error}")).ok()?;
+        let etcd = Self { child, dir, client, peer };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            match Etcd::connect(std::slice::from_ref(&etcd.client)).await {
+                Ok(store) => return Some((etcd, store)),
+                Err(error) if Instant::now() > deadline => panic!("etcd didn't come up: {error}"),
+                // There is nothing to watch for until it answers.
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let done = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        assert!(done.is_ok_and(|status| status.success()), "kill {signal}");
+    }
+
+    fn kill(&mut self) {
+        self.child.kill().expect("kill etcd");
+        self.child.wait().expect("wait for etcd");
+    }
+
+    fn restart(&mut self) {
+        self.child = start(self.dir.path(), &self.client, &self.peer).expect("etcd again");
+    }
+}
+
+struct Api(Arc<Server>);
+
+impl Api {
+    async fn open(&self, method: Method, path: &str, body: &Value) -> (u16, Body) {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/json").body(full(body)).expect("a request");
+        let reply = self.0.handle(request, Some(User::new("alice", ["system:masters"]))).await;
+        (reply.status().as_u16(), reply.into_body())
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: &Value) -> (u16, Value) {
+        let (code, body) = self.open(method, path, body).await;
+        let bytes = body.collect().await.expect("a body").to_bytes();
+        (code, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+    }
+
+    async fn create(&self, name: &str) -> (u16, Value) {
+        self.ask(Method::POST, MAPS, &json!({"metadata": {"name": name}})).await
+    }
+
+    /// Asks until the server is well again.
+    async fn heals(&self, name: &str) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // One that was refused may have happened.
+        while !matches!(self.create(name).await.0, 201 | 409) {
+            assert!(Instant::now() < deadline, "it doesn't heal");
+            // Only the store knows when it is back.
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// What must hold while there is no store.
+    async fn suffers(&self) {
+        let began = Instant::now();
+        let refused = |what: &str, answer: &(u16, Value)| {
+            assert!((500..600).contains(&answer.0), "{what}: {answer:?}");
+            assert_eq!(answer.1["kind"], "Status", "{what}: {answer:?}");
+        };
+        let first = format!("{MAPS}/first");
+        let (write, read, list) = tokio::join!(
+            self.create("lost"),
+            self.ask(Method::GET, &first, &Value::Null),
+            self.ask(Method::GET, MAPS, &Value::Null),
+        );
+        refused("a write", &write);
+        refused("a read", &read);
+        refused("a list", &list);
+        assert!(began.elapsed() < BOUND, "{:?}", began.elapsed());
+        // What doesn't need the store doesn't wait for it.
+        let began = Instant::now();
+        assert_eq!(self.ask(Method::GET, &format!("{MAPS}/first?resourceVersion=0"), &Value::Null).await.0, 200);
+        let (code, list) = self.ask(Method::GET, &format!("{MAPS}?resourceVersion=0"), &Value::Null).await;
+        assert!(code == 200 && list["items"].as_array().is_some_and(|items| !items.is_empty()), "{list}");
+        assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+        assert_eq!(self.ask(Method::GET, "/readyz", &Value::Null).await.0, 500);
+        assert_eq!(self.ask(Method::GET, "/readyz/ping", &Value::Null).await.0, 200);
+    }
+}
+
+/// The names in a watch's events, until one is `last`.
+async fn seen_until(body: &mut (impl StreamExt<Item = String> + Unpin), last: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    loop {
+        let event = tokio::time::timeout(Duration::from_secs(30), body.next()).await.expect("an event in time").expect("the watch goes on");
+        let event: Value = serde_json::from_str(&event).expect("an event");
+        assert_eq!(event["type"], "ADDED", "{event}");
+        names.push(event["object"]["metadata"]["name"].as_str().unwrap_or("").to_owned());
+        if names.last().is_some_and(|name| name == last) {
+            return names;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_outlives_its_etcd() {
+    let Some((mut etcd, store)) = OwnEtcd::start().await else { return };
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let config = Config {
+        store: Arc::new(store),
+        authority: Authority::generate().expect("an authority"),
+        signing_key: SigningKey::generate().expect("a key"),
+        service_cidr: "10.96.0.0/16".into(),
+        advertise: (IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
+        dialer: Arc::new(Unreachable),
+        options: Default::default(),
+        build: "test".into(),
+    };
+    let api = Api(Server::start(config, stop).await.expect("a server"));
+    api.heals("first").await;
+    let (_, list) = api.ask(Method::GET, MAPS, &Value::Null).await;
+    let version = list["metadata"]["resourceVersion"].as_str().expect("a version").to_owned();
+    let (code, body) = api.open(Method::GET, &format!("{MAPS}?watch=1&resourceVersion={version}"), &Value::Null).await;
+    assert_eq!(code, 200);
+    // Each event is a line, and comes in a chunk of its own or with others.
+    let mut events = Box::pin(
+        body.into_data_stream()
+            .map(|chunk| String::from_utf8(chunk.expect("a chunk").to_vec()).expect("text"))
+            .flat_map(|chunk| futures::stream::iter(chunk.lines().map(str::to_owned).collect::<Vec<_>>())),
+    );
+
+    etcd.signal("-STOP");
+    api.suffers().await;
+    etcd.signal("-CONT");
+    api.heals("after-the-pause").await;
+    let names = seen_until(&mut events, "after-the-pause").await;
+    // The write that was refused may have happened: then it was seen, once.
+    assert!(names.iter().filter(|name| *name != "lost").eq(["after-the-pause"].iter()), "{names:?}");
+
+    etcd.kill();
+    api.suffers().await;
+    etcd.restart();
+    api.heals("after-the-crash").await;
+    let names = seen_until(&mut events, "after-the-crash").await;
+    assert!(names.iter().filter(|name| *name != "lost").eq(["after-the-crash"].iter()), "{names:?}");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while api.ask(Method::GET, "/readyz", &Value::Null).await.0 != 200 {
+        assert!(Instant::now() < deadline, "it doesn't get ready again");
+    }
+}
