@@ -1,34 +1,29 @@
 #!/usr/bin/env python3
 """Writes protobuf.txt: the field numbers of every property in schema.txt.
 
-Usage: protobuf.py K8S_PB_SRC. The numbers are facts read off the tags of the k8s-pb crate's structs. A struct that JSON
-shows inlined in its parent is a message of its own there: its properties have paths of two numbers (`2.5`).
+Usage: protobuf.py FOLDER, which holds api, apimachinery, apiextensions-apiserver and kube-aggregator as Go's `k8s.io` does.
+The numbers are facts read off their generated.proto files. A message that JSON shows inlined in its parent is one of its own
+there: its properties have paths of two numbers (`2.5`).
 """
 import os, re, sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
-PACKAGES = [("api/", "io.k8s.api."), ("apimachinery/", "io.k8s.apimachinery."),
-            ("apiextensions_apiserver/", "io.k8s.apiextensions-apiserver."), ("kube_aggregator/", "io.k8s.kube-aggregator.")]
+PACKAGES = {"api": "io.k8s.api.", "apimachinery": "io.k8s.apimachinery.",
+            "apiextensions-apiserver": "io.k8s.apiextensions-apiserver.", "kube-aggregator": "io.k8s.kube-aggregator."}
 
 def plain(name):
     return re.sub("[^a-z0-9]", "", name.lower())
 
 structs = {}  # definition -> {plain name: (tag, type)}
 for root, _, files in os.walk(sys.argv[1]):
-    for file in files:
-        path = os.path.relpath(os.path.join(root, file), sys.argv[1])
-        package = next((to + path[len(start):] for start, to in PACKAGES if path.startswith(start)), None)
-        if package is None:
-            continue
-        package = package.removesuffix("/mod.rs").removesuffix(".rs").replace("/", ".")
-        text = open(os.path.join(root, file)).read()
-        for name, body in re.findall(r"\npub struct (\w+) \{(.*?)\n\}", text, re.S):
-            fields = {}
-            for tag, ident, kind in re.findall(r'tag ?= ?"(\d+)"[^\]]*\]\s*pub (?:r#)?(\w+):\s*(.*?),\s*(?=///|#\[|$)', body, re.S):
-                kind = re.sub(r"\s", "", kind)
-                inner = re.findall(r"([A-Z]\w+)[>,]*$", kind.rstrip(">"))
-                fields[plain(ident)] = (tag, inner[0] if inner else "")
-            structs[package + "." + plain(name)] = fields
+    if "generated.proto" not in files:
+        continue
+    start, _, rest = os.path.relpath(root, sys.argv[1]).partition("/")
+    package = PACKAGES[start] + rest.replace("/", ".")
+    text = re.sub(r"//.*", "", open(os.path.join(root, "generated.proto")).read())
+    for name, body in re.findall(r"\nmessage (\w+) \{(.*?)\n\}", text, re.S):
+        fields = re.findall(r"(?:optional|repeated)?\s*([\w.]+|map<[^>]*>) (\w+) = (\d+);", body)
+        structs[package + "." + plain(name)] = {plain(field): (tag, kind.rpartition(".")[2]) for kind, field, tag in fields}
 
 schema, name = {}, None
 for line in open(os.path.join(HERE, "schema.txt")):

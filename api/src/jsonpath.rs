@@ -3,6 +3,7 @@
 //! `[?(@.type=="Ready")].status`.
 
 use std::cmp::Ordering;
+use std::collections::HashSet;
 
 use serde_json::Value;
 
@@ -38,6 +39,9 @@ enum Operand {
     Path(JsonPath),
 }
 
+/// How many filters a path may have, so that none overflows the stack.
+const MAX_FILTERS: usize = 32;
+
 const COMPARISONS: [(&str, Comparison); 6] = [
     ("==", Comparison::Equal),
     ("!=", Comparison::NotEqual),
@@ -51,6 +55,10 @@ impl JsonPath {
     /// Reads a path; braces around it and a leading `$` are optional.
     pub fn parse(text: &str) -> Result<Self, String> {
         let text = text.trim();
+        // Filters are read one within the other.
+        if text.matches("[?(").count() > MAX_FILTERS {
+            return Err("too many filters".to_owned());
+        }
         let text = text.strip_prefix('{').and_then(|t| t.strip_suffix('}')).unwrap_or(text);
         let text = text.strip_prefix(['$', '@']).unwrap_or(text);
         let mut rest = text;
@@ -68,6 +76,11 @@ impl JsonPath {
         let mut found = vec![root];
         for step in &self.0 {
             found = found.into_iter().flat_map(|value| follow(step, value)).collect();
+            // What lies below two of the values is found once: else each further descent would find more than the last.
+            if matches!(step, Step::Descend(_)) {
+                let mut seen = HashSet::new();
+                found.retain(|value| seen.insert(std::ptr::from_ref::<Value>(value)));
+            }
         }
         found
     }

@@ -16,7 +16,7 @@ use crate::schema::{Kind, Object, Schema};
 
 mod write;
 
-pub use write::{encode, envelope, event, field, list_meta, message_of, partial};
+pub use write::{encode, envelope, event, field, list_meta, message_of, partial, partial_of};
 
 /// What every such body begins with.
 pub const MAGIC: &[u8] = b"k8s\0";

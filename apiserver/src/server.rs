@@ -350,6 +350,7 @@ impl Server {
             }
             auth::admit(self, &user, &info, &notes).await?;
             if let Some(remote) = self.aggregator.find(info.path.strip_prefix("/openapi/v3").unwrap_or(&info.path)) {
+                known = true;
                 let body = body::collect(incoming).await?;
                 return remote.proxy(&self.cache, &user, parts, body).await;
             }

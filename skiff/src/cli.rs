@@ -12,9 +12,21 @@ use skiff_apiserver::options::Options;
 #[derive(Debug, Parser)]
 #[command(name = "skiff", version = crate::cluster::VERSION, about, long_about = None, propagate_version = true)]
 pub struct Cli {
+    /// How log lines are written.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// The form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// An object a line, as Kubernetes' components write them.
+    Json,
 }
 
 /// What there is to do.

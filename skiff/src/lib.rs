@@ -10,6 +10,7 @@ pub mod join;
 pub mod kubeconfig;
 pub mod leader;
 pub mod local;
+pub mod log;
 pub mod network;
 pub mod report;
 pub mod up;

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use skiff::cli::{Cli, Command};
+use skiff::cli::{Cli, Command, LogFormat};
+use skiff::log::Json;
 use skiff::{cluster, components, down, up};
 use tracing_subscriber::EnvFilter;
 
@@ -17,8 +18,13 @@ const QUIET: &str = "warn,kube_client::client::builder=off";
 #[tokio::main]
 async fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(QUIET));
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter).init();
-    match run(Cli::parse().command).await {
+    let cli = Cli::parse();
+    let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
+    match cli.log_format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.event_format(Json).init(),
+    }
+    match run(cli.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("skiff: {error:#}");

@@ -35,6 +35,13 @@ pub fn partial(metadata: &Value) -> Vec<u8> {
     out
 }
 
+/// The same, cut from the message of a whole object: its metadata is the first field of each.
+pub fn partial_of(message: &[u8]) -> Option<&[u8]> {
+    let mut rest = message.strip_prefix(&[1 << 3 | 2])?;
+    let length = usize::try_from(super::varint(&mut rest).ok()?).ok()?;
+    message.get(..message.len() - rest.len() + length)
+}
+
 /// The first field of a list's message: its metadata. The items follow, each a field of number 2.
 pub fn list_meta(metadata: &Value) -> Vec<u8> {
     let mut out = Vec::new();
@@ -282,8 +289,38 @@ mod tests {
         });
         check(json!({
             "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "a.b"},
-            "spec": {"group": "b", "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]},
+            "spec": {"group": "b", "versions": [{
+                "name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema},
+                "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas"}},
+            }]},
         }));
+    }
+
+    #[test]
+    fn metadata_alone() {
+        let object = json!({"metadata": {"name": "a", "labels": {"x": "y".repeat(200)}}, "data": {"k": "v"}});
+        let message = message_of("v1", "ConfigMap", &object).expect("a message");
+        assert_eq!(partial_of(&message), Some(&partial(&object["metadata"])[..]));
+        assert_eq!(partial_of(b""), None);
+    }
+
+    #[test]
+    fn every_property_has_a_number() {
+        for name in crate::schema::definition_names() {
+            let Some(Kind::Object(object)) = Schema::builtin(name).map(|s| &s.kind) else { panic!("{name} is no object") };
+            let known = numbers().get(name).map_or(&[][..], Vec::as_slice);
+            let missing = object.properties.iter().map(|p| p.name.as_ref()).filter(|p| !matches!(*p, "kind" | "apiVersion"));
+            let missing: Vec<&str> = missing.filter(|property| !known.iter().any(|(name, _)| name == property)).collect();
+            assert!(missing.is_empty(), "{name}: {missing:?}");
+        }
+    }
+
+    #[test]
+    fn every_kind_has_a_message() {
+        for resource in crate::resource::catalogue() {
+            assert!(message_of(&resource.api_version(), &resource.kind, &json!({})).is_ok(), "{}", resource.kind);
+        }
+        assert!(message_of("autoscaling/v1", "Scale", &json!({})).is_ok());
     }
 
     #[test]

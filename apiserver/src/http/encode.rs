@@ -117,8 +117,12 @@ impl Encoder<'_> {
     fn message(&self, shown: &Shown) -> Result<Bytes, Status> {
         let (version, kind) = (self.resource.api_version(), &self.resource.kind);
         match shown {
-            Shown::Stored(object) if self.shape.transform == Transform::None && self.resource.stored_as == version => {
-                object.message(&version, kind).map_err(Status::internal)
+            Shown::Stored(object) if self.resource.custom().is_none() && self.resource.stored_as == version => {
+                let message = object.message(&version, kind).map_err(Status::internal)?;
+                Ok(match self.shape.transform {
+                    Transform::Metadata => message.slice_ref(protobuf::partial_of(&message).unwrap_or_default()),
+                    _ => message,
+                })
             }
             _ if self.shape.transform == Transform::Metadata => Ok(protobuf::partial(value::at(&self.value(shown)?, &["metadata"])).into()),
             _ => Ok(protobuf::message_of(&version, kind, &self.value(shown)?).map_err(Status::internal)?.into()),

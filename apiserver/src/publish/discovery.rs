@@ -9,7 +9,7 @@ use skiff_api::resource::{Resource, Subresource};
 use crate::aggregate::merge;
 use crate::http::body::{Reply, full, reply};
 use crate::http::encode;
-use crate::http::negotiate::Shape;
+use crate::http::negotiate::{Shape, pretty};
 use crate::registry::Served;
 use crate::server::Server;
 
@@ -18,7 +18,7 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 /// The answer, if the path is one of discovery's.
 pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap, shape: Shape) -> Option<Reply> {
     let served = server.registry.now();
-    let answer = |value: Value| Some(encode::answer(200, &value, shape.whole(), false));
+    let answer = |value: Value| Some(encode::answer(200, &value, shape.whole(), pretty(headers, None)));
     let aggregated = wants_aggregated(headers);
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match parts.as_slice() {

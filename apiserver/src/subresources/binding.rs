@@ -6,7 +6,8 @@ use skiff_api::status::GroupResource;
 use skiff_api::{Status, value};
 
 use crate::admission::{self, Operation};
-use crate::http::body::{Reply, full, reply};
+use crate::http::body::Reply;
+use crate::http::encode::answer;
 use crate::strategy::Claims;
 use crate::verbs::{Call, Transaction, Write, check_type, now_text, parse_body, transact};
 
@@ -35,7 +36,7 @@ pub(super) async fn bind(call: &Call, body: &Bytes, name: &str) -> Result<Reply,
         Transaction::Put(new, Claims::default())
     });
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(reply(201, "application/json", full(status.to_string())))
+    Ok(answer(201, &status, call.shape.whole(), call.encoder().pretty))
 }
 
 fn check_target(binding: &Value) -> Result<(), Status> {

@@ -7,7 +7,8 @@ use skiff_api::{Status, labels, pod, value};
 
 use crate::admission::{self, Operation};
 use crate::cache::Filter;
-use crate::http::body::{Reply, full, reply};
+use crate::http::body::Reply;
+use crate::http::encode::answer;
 use crate::strategy::Claims;
 use crate::verbs::{Call, DeleteOptions, Transaction, Write, check_type, delete_object, now_text, parse_body, transact};
 
@@ -33,7 +34,7 @@ pub(super) async fn evict(call: &Call, body: &Bytes) -> Result<Reply, Status> {
     options.uid = options.uid.or_else(|| Some(value::text(&current, &["metadata", "uid"]).to_owned()));
     delete_object(call, &call.info.name, &options).await?;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(reply(201, "application/json", full(status.to_string())))
+    Ok(answer(201, &status, call.shape.whole(), call.encoder().pretty))
 }
 
 /// Takes one disruption from the pod's budget, or refuses.
