@@ -116,6 +116,11 @@ pub(crate) async fn replace(server: &Arc<Server>, path: &str, object: &Value) ->
     accepted(path, ask(server, Method::PUT, path, "application/json", object).await?).await
 }
 
+/// Sends what a client would send.
+pub(crate) async fn send(server: &Arc<Server>, method: Method, path: &str, object: &Value) -> Result<(), Status> {
+    accepted(path, ask(server, method, path, "application/json", object).await?).await
+}
+
 async fn ask(server: &Arc<Server>, method: Method, path: &str, content_type: &str, object: &Value) -> Result<Reply, Status> {
     let request = http::Request::builder()
         .method(method)

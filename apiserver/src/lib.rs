@@ -7,15 +7,18 @@
 
 mod admission;
 mod aggregate;
+mod audit;
 pub mod auth;
 mod bootstrap;
 pub mod cache;
 mod convert;
 mod custom;
 pub mod dial;
+mod encryption;
 mod flow;
 pub mod http;
 mod metrics;
+pub mod options;
 mod publish;
 mod registry;
 mod server;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::audit;
 use crate::http::info::RequestInfo;
 
 /// Upstream's bounds of request durations, in seconds.
@@ -171,6 +172,8 @@ pub struct Metrics {
     webhooks: Mutex<BTreeMap<String, Histogram>>,
     /// Health checks by name, kind and status, as they were asked for.
     checks: Mutex<BTreeMap<(String, &'static str, &'static str), u64>>,
+    /// What the audit log counts.
+    pub(crate) audit: Arc<audit::Counters>,
 }
 
 impl Default for Metrics {
@@ -181,6 +184,7 @@ impl Default for Metrics {
             plugins: (0..MOST_PLUGINS * 16).map(|_| OnceLock::new()).collect(),
             webhooks: Mutex::default(),
             checks: Mutex::default(),
+            audit: Arc::default(),
         }
     }
 }
@@ -279,6 +283,7 @@ impl Metrics {
 
     /// Writes what is counted of requests.
     pub(crate) fn expose(&self, out: &mut String) {
+        self.audit.expose(out);
         let requests = self.requests.read().unwrap_or_else(PoisonError::into_inner);
         head(out, "apiserver_request_total", "counter", "[STABLE] Counter of apiserver requests");
         for series in requests.series.values() {

@@ -22,9 +22,11 @@ use crate::aggregate::{self, Aggregator};
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
-use crate::auth::{self, User};
+use crate::audit::{self, Auditor};
+use crate::auth::{self, Access, User};
 use crate::cache::{Cache, Fields};
 use crate::dial::Dialer;
+use crate::encryption::{self, Encrypted, Encryption};
 use crate::flow::{self, Flow};
 use crate::http::body::{self, Reply};
 use crate::http::encode;
@@ -34,6 +36,7 @@ use crate::http::limits;
 use crate::http::negotiate::{Offer, Shape};
 use crate::http::query::Query;
 use crate::metrics::Metrics;
+use crate::options::{self, Options};
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
 use crate::verbs::{self, Call, Notes};
@@ -66,6 +69,8 @@ pub struct Config {
     pub advertise: (IpAddr, u16),
     /// How kubelets are reached.
     pub dialer: Arc<dyn Dialer>,
+    /// Who may do what, what is told of it, and what is encrypted.
+    pub options: Options,
     /// What `/version` says behind `v1.36.2+`: `skiff.0.1.0`.
     pub build: String,
 }
@@ -82,6 +87,12 @@ pub enum Error {
     /// The range of cluster IPs can't be used.
     #[error("service CIDR: {0}")]
     ServiceCidr(String),
+    /// An option can't be followed.
+    #[error(transparent)]
+    Options(#[from] options::Error),
+    /// Nothing can be encrypted.
+    #[error(transparent)]
+    Encryption(#[from] encryption::Error),
     /// What every cluster begins with couldn't be written.
     #[error("write the cluster's first objects: {0}")]
     Bootstrap(Status),
@@ -100,7 +111,9 @@ pub struct Server {
     pub(crate) authority: Authority,
     pub(crate) advertise: (IpAddr, u16),
     pub(crate) dialer: Arc<dyn Dialer>,
-    pub(crate) webhooks: Webhooks,
+    pub(crate) access: Access,
+    pub(crate) auditor: Auditor,
+    pub(crate) webhooks: Arc<Webhooks>,
     pub(crate) hooks: Hooks,
     pub(crate) policies: Policies,
     pub(crate) build: String,
@@ -124,13 +137,23 @@ impl Server {
     /// Reads the store, writes what every cluster begins with, and is ready. `stop` ends it.
     pub async fn start(config: Config, stop: CancellationToken) -> Result<Arc<Self>, Error> {
         let registry = Registry::default();
+        let options = &config.options;
+        let store = match &options.encryption_provider_config {
+            Some(path) => Arc::new(Encrypted::new(config.store, Encryption::read(path)?)),
+            None => config.store,
+        };
+        let config = Config { store, ..config };
         let cache = Cache::load(Arc::clone(&config.store), kept(&registry.now().ordered)).await?;
         let cache = Arc::new(cache);
+        let webhooks = Arc::new(Webhooks::new(Arc::clone(&cache)));
+        let metrics = Metrics::default();
         let server = Arc::new(Self {
             store: config.store,
             hooks: Hooks::default(),
             policies: Policies::default(),
-            webhooks: Webhooks::new(Arc::clone(&cache)),
+            access: Access::read(&config.options, &config.authority)?,
+            auditor: Auditor::open(&config.options, &webhooks, metrics.audit.clone())?,
+            webhooks,
             cache,
             registry,
             strategies: Strategies::new(),
@@ -142,7 +165,7 @@ impl Server {
             advertise: config.advertise,
             dialer: config.dialer,
             build: config.build,
-            metrics: Metrics::default(),
+            metrics,
             aggregator: Aggregator::default(),
             openapi: publish::OpenApi::default(),
             flow: Arc::default(),
@@ -194,6 +217,10 @@ impl Server {
         });
         tokio::spawn({
             let server = Arc::clone(&server);
+            async move { server.stop.run_until_cancelled(auth::fill_secrets(Arc::clone(&server))).await }
+        });
+        tokio::spawn({
+            let server = Arc::clone(&server);
             async move { server.stop.run_until_cancelled(aggregate::run(Arc::clone(&server))).await }
         });
         Ok(server)
@@ -211,6 +238,11 @@ impl Server {
             before = Some(self.cache.applied());
             tokio::time::sleep(COMPACTION_PERIOD).await;
         }
+    }
+
+    /// The authorities whose clients may connect, PEM: what [`crate::http::serve::tls`] wants.
+    pub fn client_authorities(&self) -> String {
+        self.access.client_authorities()
     }
 
     /// Resolves when the server is to end and nobody waits for an answer any more.
@@ -277,6 +309,7 @@ impl Server {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let (parts, incoming) = request.into_parts();
+        let id = audit::id(&parts.headers);
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
         let offer = Offer { streams: matches!(info.verb, "list" | "watch"), watch: info.verb == "watch", custom: false };
@@ -296,8 +329,15 @@ impl Server {
         let limit = deadline.as_ref().ok().copied().flatten();
         let serve = async {
             deadline?;
-            let user = auth::authenticate(self, peer.as_ref(), &parts.headers).await?;
-            let user = auth::impersonate(self, user, &parts.headers)?;
+            let user = match auth::authenticate(self, peer.as_ref(), &parts).await {
+                Ok(user) => user,
+                Err(status) => {
+                    self.auditor.refused(&parts, &info, &id);
+                    return Err(status);
+                }
+            };
+            notes.begin(self.auditor.begin(&parts, &info, Some(&user), &id));
+            let user = auth::impersonate(self, &user, &parts.headers).await?.inspect(|other| notes.impersonates(other)).unwrap_or(user);
             if !long || is_watch {
                 let before = timer.elapsed();
                 let (marks, ticket) = self.flow.admit(&user, &info, || self.objects_of(&info, &query)).await;
@@ -308,7 +348,7 @@ impl Server {
                     return Ok(flow::refusal());
                 }
             }
-            auth::authorize(self, &user, &info)?;
+            auth::admit(self, &user, &info, &notes).await?;
             if let Some(remote) = self.aggregator.find(info.path.strip_prefix("/openapi/v3").unwrap_or(&info.path)) {
                 known = true;
                 let body = body::collect(incoming).await?;
@@ -347,18 +387,25 @@ impl Server {
             read = timer.elapsed() - before;
             verbs::serve(call, body).await
         };
+        let mut panicked = false;
         let serve = AssertUnwindSafe(serve).catch_unwind();
         let served = match limit {
             Some(limit) => tokio::time::timeout(limit, serve).await.unwrap_or_else(|_| Ok(Err(limits::timed_out()))),
             None => serve.await,
         };
         let result = served.unwrap_or_else(|panic| {
+            panicked = true;
             let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("");
             tracing::error!(panic = text, "request handler panicked");
             Err(Status::internal("this request caused the server to panic; look in its log"))
         });
+        let refused = result.as_ref().err().cloned();
         let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, shape));
         said.add_to(&mut reply);
+        if let Some(record) = said.audited() {
+            reply = record.answered(reply, refused.as_ref(), panicked, &said).await;
+        }
+        audit::sign(&mut reply, id);
         let code = reply.status().as_u16();
         let took = timer.elapsed();
         if took > SLOW && !long {

@@ -178,10 +178,16 @@ async fn settle(server: &Arc<Server>, csr: &Value) -> Result<(), Status> {
     let request = STANDARD.decode(text(csr, &["spec", "request"])).map_err(|e| e.to_string()).and_then(|pem| Request::parse(&pem).map_err(|e| e.to_string()));
     let groups = items(csr, &["spec", "groups"]).iter().filter_map(Value::as_str);
     let user = User::new(text(csr, &["spec", "username"]), groups);
-    let may = |subresource: &str| {
-        let attributes = Attributes { verb: "create", group: GROUP, resource: "certificatesigningrequests", subresource, ..Attributes::default() };
-        auth::allowed(server, &user, &attributes)
-    };
+    let create = |subresource| Attributes { verb: "create", group: GROUP, version: "v1", resource: "certificatesigningrequests", subresource, ..Attributes::default() };
+    let mut held = Vec::new();
+    if text(csr, &["spec", "signerName"]) == "kubernetes.io/kube-apiserver-client-kubelet" {
+        for subresource in ["selfnodeclient", "nodeclient"] {
+            if auth::allowed(server, &user, &create(subresource)).await {
+                held.push(subresource);
+            }
+        }
+    }
+    let may = |subresource: &str| held.contains(&subresource);
     let with = |kind: &str, reason: &str, message: &str| {
         let mut conditions = items(csr, &["status", "conditions"]).to_vec();
         let now = now_text();

@@ -24,6 +24,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use crate::auth::pki::Pair;
 use crate::cache::Cache;
 use crate::{services, tls};
 
@@ -44,6 +45,10 @@ pub(crate) struct ClientConfig {
     pub service: Option<(String, String, u64, String)>,
     /// The PEM texts of the authorities that are believed; empty for the system's.
     pub ca: Vec<u8>,
+    /// The PEM texts of the certificate and key that the client shows.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// The bearer token that the client shows; empty for none.
+    pub token: String,
 }
 
 /// A call came to nothing.
@@ -53,8 +58,10 @@ pub(crate) enum Error {
     #[error("{0}")]
     Config(String),
     /// The webhook couldn't be reached, or its answer didn't come.
-    #[error("Post {url:?}: {why}")]
+    #[error("{method} {url:?}: {why}")]
     Unreachable {
+        /// How it was asked.
+        method: &'static str,
         /// What was asked.
         url: String,
         /// What went wrong.
@@ -78,7 +85,7 @@ impl ClientConfig {
             let port = value::at(config, &["service", "port"]).as_u64().unwrap_or(SERVICE_PORT);
             (text(&["service", "namespace"]), text(&["service", "name"]), port, text(&["service", "path"]))
         });
-        Ok(Self { url: text(&["url"]), service, ca })
+        Ok(Self { url: text(&["url"]), service, ca, ..Self::default() })
     }
 
     /// The URL that is asked, as errors show it.
@@ -92,8 +99,9 @@ impl ClientConfig {
     }
 }
 
-/// The name that a server must show in its certificate, and the authorities that are believed about it.
-type Trust = (String, Vec<u8>);
+/// The name that a server must show in its certificate, the authorities that are believed about it, and what the client
+/// shows.
+type Trust = (String, Vec<u8>, Option<(Vec<u8>, Vec<u8>)>);
 type Https = Client<Connector, Full<Bytes>>;
 
 /// The client of all webhooks. Connections are kept and used again.
@@ -110,8 +118,17 @@ impl Webhooks {
 
     /// Posts `body` and gives the JSON that comes back, within `timeout`.
     pub async fn call(&self, config: &ClientConfig, body: &Value, timeout: Duration) -> Result<Value, Error> {
-        let url = config.shown_url(timeout);
-        let failed = |why: String| Error::Unreachable { url: url.clone(), why };
+        self.exchange(config, Method::POST, config.shown_url(timeout), body.to_string(), timeout).await
+    }
+
+    /// Gets the JSON that is at a URL.
+    pub async fn get(&self, url: &str, ca: &[u8], timeout: Duration) -> Result<Value, Error> {
+        let config = ClientConfig { ca: ca.to_vec(), ..ClientConfig::default() };
+        self.exchange(&config, Method::GET, url.to_owned(), String::new(), timeout).await
+    }
+
+    async fn exchange(&self, config: &ClientConfig, method: Method, url: String, body: String, timeout: Duration) -> Result<Value, Error> {
+        let failed = |why: String| Error::Unreachable { method: if method == Method::GET { "Get" } else { "Post" }, url: url.clone(), why };
         let uri: Uri = url.parse().map_err(|e| Error::Config(format!("parse {url:?}: {e}")))?;
         if uri.scheme_str() != Some("https") {
             return Err(Error::Config(format!("{url:?}: 'https' is the only allowed URL scheme")));
@@ -125,17 +142,19 @@ impl Webhooks {
             }
             None => (host.clone(), Target::Name(host, port)),
         };
-        let client = self.client(name, &config.ca).map_err(&failed)?;
+        let client = self.client((name, config.ca.clone(), config.identity.clone())).map_err(&failed)?;
         let path = uri.path_and_query().map_or("/", |p| p.as_str());
-        let request = Request::builder()
-            .method(Method::POST)
+        let mut request = Request::builder()
+            .method(&method)
             .uri(format!("https://{target}{path}"))
             .header(header::HOST, uri.authority().map_or("", |a| a.as_str()))
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json, */*")
-            .header(header::USER_AGENT, "kube-apiserver-admission")
-            .body(Full::new(Bytes::from(body.to_string())))
-            .map_err(|e| Error::Config(e.to_string()))?;
+            .header(header::USER_AGENT, "kube-apiserver-admission");
+        if !config.token.is_empty() {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {}", config.token));
+        }
+        let request = request.body(Full::new(Bytes::from(body))).map_err(|e| Error::Config(e.to_string()))?;
         let exchange = async {
             let response = client.request(request).await.map_err(|e| failed(root_cause(&e)))?;
             let status = response.status();
@@ -149,20 +168,27 @@ impl Webhooks {
         serde_json::from_slice(&answer).map_err(|e| Error::Answer(format!("couldn't get version/kind; json parse error: {e}")))
     }
 
-    fn client(&self, name: String, ca: &[u8]) -> Result<Https, String> {
+    fn client(&self, trust: Trust) -> Result<Https, String> {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(client) = clients.get(&(name.clone(), ca.to_vec())) {
+        if let Some(client) = clients.get(&trust) {
             return Ok(client.clone());
         }
-        let server_name = ServerName::try_from(name.clone()).map_err(|e| format!("{name:?}: {e}"))?;
-        let connector = Connector { tls: TlsConnector::from(Arc::new(tls::client(ca, None, true)?)), name: server_name };
+        let server_name = ServerName::try_from(trust.0.clone()).map_err(|e| format!("{:?}: {e}", trust.0))?;
+        let connector = Connector { tls: TlsConnector::from(Arc::new(trusting(&trust)?)), name: server_name };
         let client = Client::builder(TokioExecutor::new()).pool_idle_timeout(IDLE).pool_timer(TokioTimer::new()).set_host(false).build(connector);
         if clients.len() >= MAX_CLIENTS {
             clients.clear();
         }
-        clients.insert((name, ca.to_vec()), client.clone());
+        clients.insert(trust, client.clone());
         Ok(client)
     }
+}
+
+/// A client's side of TLS for the trust.
+fn trusting((_, ca, identity): &Trust) -> Result<rustls::ClientConfig, String> {
+    let text = |pem: &[u8]| String::from_utf8(pem.to_vec()).map_err(|e| format!("read the client's certificate or key: {e}"));
+    let pair = identity.as_ref().map(|(certificate, key)| Ok::<_, String>(Pair { certificate: text(certificate)?, key: text(key)? })).transpose()?;
+    tls::client(ca, pair.as_ref(), true)
 }
 
 /// Where a connection goes.

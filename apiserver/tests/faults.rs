@@ -168,6 +168,7 @@ async fn a_server_outlives_its_etcd() {
         service_cidr: "10.96.0.0/16".into(),
         advertise: (IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
         dialer: Arc::new(Unreachable),
+        options: Default::default(),
         build: "test".into(),
     };
     let api = Api(Server::start(config, stop).await.expect("a server"));

@@ -46,6 +46,7 @@ impl Api {
             service_cidr: "10.96.0.0/16".into(),
             advertise: (IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
             dialer: Arc::new(Unreachable),
+            options: Default::default(),
             build: "test".into(),
         };
         let server = Server::start(config, stop.clone()).await.expect("a server");

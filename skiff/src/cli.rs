@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use skiff_apiserver::options::Options;
 
 /// Kubernetes in one small binary.
 #[derive(Debug, Parser)]
@@ -93,6 +94,10 @@ pub struct Up {
     /// Where the addresses of pods come from: a /24 a node.
     #[arg(long, default_value = "10.244.0.0/16", value_name = "CIDR")]
     pub pod_cidr: Cidr,
+    /// A flag for the API server, as `skiff apiserver --help` lists them under "Who may do what"; may be said several times:
+    /// --apiserver-arg=--audit-log-path=/var/log/audit.log
+    #[arg(long = "apiserver-arg", value_name = "FLAG", allow_hyphen_values = true)]
+    pub apiserver_args: Vec<String>,
     /// The kubeconfig to write [default: merged into $KUBECONFIG or ~/.kube/config].
     #[arg(long, value_name = "PATH")]
     pub kubeconfig: Option<PathBuf>,
@@ -105,6 +110,20 @@ pub struct Up {
     /// Set by `--detach` for the process that stays: progress goes to the socket that is its standard input.
     #[arg(long, hide = true)]
     pub report_to_stdin: bool,
+}
+
+impl Up {
+    /// What the flags for the API server say.
+    pub fn options(&self) -> Result<Options, clap::Error> {
+        /// Only the flags that both ways of starting an API server share.
+        #[derive(Parser)]
+        #[command(name = "--apiserver-arg", no_binary_name = true, disable_help_flag = true)]
+        struct Flags {
+            #[command(flatten)]
+            options: Options,
+        }
+        Flags::try_parse_from(&self.apiserver_args).map(|flags| flags.options)
+    }
 }
 
 /// `skiff down`
@@ -164,6 +183,9 @@ pub struct ApiServer {
     /// Where the addresses of Services come from.
     #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
     pub service_cidr: Cidr,
+    /// Who may do what, what is told of it, and what is encrypted.
+    #[command(flatten)]
+    pub options: Options,
 }
 
 /// A component that speaks to an API server.
@@ -375,6 +397,18 @@ mod tests {
     #[test]
     fn the_parser_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_reach_the_api_server() {
+        let up = |args: &[&str]| match Cli::parse_from([&["skiff", "up"], args].concat()).command {
+            Command::Up(up) => up.options().map(|options| (options.anonymous_auth, options.authorization_mode)).map_err(|e| e.kind()),
+            _ => Ok((None, Vec::new())),
+        };
+        assert_eq!(up(&[]), Ok((None, Vec::new())));
+        let given = ["--apiserver-arg=--anonymous-auth=false", "--apiserver-arg", "--authorization-mode=RBAC"];
+        assert_eq!(up(&given), Ok((Some(false), vec!["RBAC".to_owned()])));
+        assert_eq!(up(&["--apiserver-arg=--nonsense"]), Err(clap::error::ErrorKind::UnknownArgument));
     }
 
     #[test]

@@ -139,6 +139,8 @@ pub struct Options {
     pub keys: Option<(Authority, SigningKey)>,
     /// Whether controllers and scheduler run.
     pub control: bool,
+    /// Who may do what, what is told of it, and what is encrypted.
+    pub apiserver: skiff_apiserver::options::Options,
 }
 
 impl Default for Options {
@@ -154,6 +156,7 @@ impl Default for Options {
             network: Network { pods: range(244, 0), services: range(96, 0), gateway: None, listen },
             keys: None,
             control: true,
+            apiserver: Default::default(),
         }
     }
 }
@@ -191,6 +194,7 @@ impl Cluster {
             service_cidr: options.network.services.to_string(),
             advertise: (options.network.node(), options.network.listen.port()),
             dialer: dialer.clone(),
+            options: options.apiserver,
             build: BUILD.into(),
         };
         let server = Server::start(config, stop.clone()).await?;

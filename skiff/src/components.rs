@@ -73,6 +73,7 @@ pub async fn apiserver(args: ApiServer) -> anyhow::Result<()> {
         service_cidr: args.service_cidr.to_string(),
         advertise: (ip, args.listen.port()),
         dialer: Arc::new(TlsDialer::new(&authority)?),
+        options: args.options,
         build: BUILD.into(),
     };
     let server = Server::start(config, stop.clone()).await?;
@@ -82,7 +83,7 @@ pub async fn apiserver(args: ApiServer) -> anyhow::Result<()> {
     }
     addresses.sort_unstable();
     addresses.dedup();
-    let tls = serve::tls(&up::server_certificate(&authority, &addresses)?, &authority.pair.certificate)?;
+    let tls = serve::tls(&up::server_certificate(&authority, &addresses)?, &server.client_authorities())?;
     let admin = authority.client(&User { name: "kubernetes-admin".into(), groups: vec!["system:masters".into()], ..User::default() })?;
     let url = format!("https://{ip}:{}", args.listen.port());
     let path = dir.join("kubeconfig");

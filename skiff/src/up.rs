@@ -112,6 +112,7 @@ async fn choose_runtime(choice: RuntimeChoice, report: &mut Report) -> anyhow::R
 }
 
 fn check(args: &Up) -> anyhow::Result<()> {
+    args.options()?;
     if args.pod_cidr.overlaps(args.service_cidr) {
         bail!("--pod-cidr {} and --service-cidr {} overlap: choose ranges apart", args.pod_cidr, args.service_cidr);
     }
@@ -177,6 +178,7 @@ async fn serve_cluster(
         data_dir: Some(dir.join("nodes")),
         network,
         keys: Some(keys),
+        apiserver: args.options()?,
         control: true,
     };
     let mut addresses = options.network.certificate_addresses(args.listen.ip());
@@ -184,7 +186,7 @@ async fn serve_cluster(
         addresses.extend(own_addresses());
     }
     let cluster = Cluster::with(options).await?;
-    let tls = serve::tls(&server_certificate(&authority, &addresses)?, &authority.pair.certificate)?;
+    let tls = serve::tls(&server_certificate(&authority, &addresses)?, &cluster.server().client_authorities())?;
     for listener in std::iter::once(listener).chain(inner) {
         cluster.spawn(serve::serve(cluster.server().clone(), listener, tls.clone(), cluster.stopping().clone()));
     }

@@ -148,6 +148,12 @@ pub trait Store: Send + Sync + 'static {
     async fn size(&self) -> Result<Option<u64>, Error> {
         Ok(None)
     }
+
+    /// Whether the key's value was read in a form in which it would not be written today, so that even a write that
+    /// changes nothing is due.
+    fn is_stale(&self, _key: &str) -> bool {
+        false
+    }
 }
 
 /// The end of the range of keys that begin with `prefix`.

@@ -36,10 +36,12 @@ impl Plugin for Certificates {
             _ => return Ok(()),
         };
         let all = signer.split_once('/').map_or_else(String::new, |(domain, _)| format!("{domain}/*"));
-        let may = |name: &str| {
-            let attributes = Attributes { verb, group: "certificates.k8s.io", resource: "signers", name, ..Attributes::default() };
-            auth::allowed(&call.server, &call.user, &attributes)
-        };
-        if may(signer) || may(&all) { Ok(()) } else { refuse(format!("user not permitted to {verb} requests with signerName {signer:?}")) }
+        let sign = |name| Attributes { verb, group: "certificates.k8s.io", version: "*", resource: "signers", name, ..Attributes::default() };
+        for name in [signer, &all] {
+            if auth::allowed(&call.server, &call.user, &sign(name)).await {
+                return Ok(());
+            }
+        }
+        refuse(format!("user not permitted to {verb} requests with signerName {signer:?}"))
     }
 }

@@ -26,13 +26,13 @@ impl Plugin for Escalation {
         let namespace = call.info.namespace.as_str();
         let name = value::text(object, &["metadata", "name"]);
         let unchanged = |parts: &[&str]| request.old.is_some_and(|old| parts.iter().all(|part| old.get(part) == object.get(part)));
-        let may = |verb, resource, name| {
-            let attributes = Attributes { verb, group: GROUP, resource, namespace, name, ..Attributes::default() };
-            auth::allowed(&call.server, &call.user, &attributes)
+        let may = async |verb, resource, name| {
+            let attributes = Attributes { verb, group: GROUP, version: "*", resource, namespace, name, ..Attributes::default() };
+            auth::allowed(&call.server, &call.user, &attributes).await
         };
         let wanted = match resource.plural.as_ref() {
             plural @ ("roles" | "clusterroles") => {
-                if unchanged(&["rules", "aggregationRule"]) || may("escalate", plural, name) {
+                if unchanged(&["rules", "aggregationRule"]) || may("escalate", plural, name).await {
                     return Ok(());
                 }
                 let mut rules = rules_of(object);
@@ -45,7 +45,7 @@ impl Plugin for Escalation {
             "rolebindings" | "clusterrolebindings" => {
                 let role = value::text(object, &["roleRef", "name"]);
                 let cluster = value::text(object, &["roleRef", "kind"]) == "ClusterRole";
-                if unchanged(&["roleRef", "subjects"]) || may("bind", if cluster { "clusterroles" } else { "roles" }, role) {
+                if unchanged(&["roleRef", "subjects"]) || may("bind", if cluster { "clusterroles" } else { "roles" }, role).await {
                     return Ok(());
                 }
                 let (prefix, key, kind) = match cluster {
@@ -58,7 +58,7 @@ impl Plugin for Escalation {
             }
             _ => return Ok(()),
         };
-        let held = call.server.rbac.rules(&call.server.cache, &call.user, namespace);
+        let (held, faults) = call.server.rbac.rules(&call.server.cache, &call.user, namespace);
         let missing = missing(&held, &wanted);
         if missing.is_empty() {
             return Ok(());
@@ -69,6 +69,7 @@ impl Plugin for Escalation {
             quoted(&call.user.groups),
             missing.join("\n")
         );
+        let why = if faults.is_empty() { why } else { format!("{why}; resolution errors: [{}]", faults.join(", ")) };
         Err(Status::forbidden(resource.group_resource(), name, why))
     }
 }

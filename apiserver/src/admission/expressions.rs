@@ -33,9 +33,11 @@ impl Authorizer for Asker {
             namespace: &query.namespace,
             name: &query.name,
             path: query.path.as_deref().unwrap_or(""),
+            version: "*",
+            ..Attributes::default()
         };
-        let allowed = auth::allowed(&self.server, account.as_ref().unwrap_or(&self.user), &attributes);
-        Decision { allowed, ..Decision::default() }
+        let decision = auth::decide_now(&self.server, account.as_ref().unwrap_or(&self.user), &attributes);
+        Decision { allowed: decision.allowed(), reason: decision.reason, error: decision.error }
     }
 }
 

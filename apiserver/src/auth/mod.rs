@@ -1,19 +1,30 @@
 //! Who asks, and whether they may.
 
+mod access;
 mod bootstrap;
-pub mod node;
+mod files;
+mod impersonation;
+mod jwt;
+mod node;
 pub mod pki;
 pub mod rbac;
+mod remote;
+mod secrets;
 pub mod tokens;
 
 use std::collections::BTreeMap;
 
-use http::{HeaderMap, header};
 use skiff_api::Status;
 use skiff_api::status::GroupResource;
 
 use crate::http::info::RequestInfo;
 use crate::server::Server;
+use crate::verbs::Notes;
+
+pub(crate) use access::{Access, FromProxy, Peer, attempted, authenticate, decide, decide_now, identify, unlisted};
+pub(crate) use files::{kubeconfig, yaml};
+pub(crate) use impersonation::impersonate;
+pub(crate) use secrets::run as fill_secrets;
 
 /// The group of those who may do anything.
 pub const MASTERS: &str = "system:masters";
@@ -57,64 +68,11 @@ impl User {
     }
 }
 
-/// Finds out who asks. `peer` is who the TLS connection, or the process itself, has shown to be.
-pub(crate) async fn authenticate(server: &Server, peer: Option<&User>, headers: &HeaderMap) -> Result<User, Status> {
-    if let Some(user) = peer {
-        return Ok(user.clone());
-    }
-    let Some(authorization) = headers.get(header::AUTHORIZATION) else { return Ok(User::anonymous()) };
-    let text = authorization.to_str().map_err(|_| Status::unauthorized())?;
-    match text.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => {
-            if let Some((id, secret)) = bootstrap::parts(token.trim()) {
-                return bootstrap::authenticate(server, id, secret).ok_or_else(Status::unauthorized);
-            }
-            server.tokens.authenticate(server, token.trim(), &[]).await.map(|a| a.user).ok_or_else(Status::unauthorized)
-        }
-        _ => Ok(User::anonymous()),
-    }
-}
-
-/// Puts the user in another's place where the `Impersonate-` headers ask for it and rules allow it.
-pub(crate) fn impersonate(server: &Server, user: User, headers: &HeaderMap) -> Result<User, Status> {
-    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
-    let groups: Vec<String> = headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
-    let (name, uid) = (text("impersonate-user"), text("impersonate-uid"));
-    if name.is_empty() {
-        return match groups.is_empty() && uid.is_empty() {
-            true => Ok(user),
-            false => Err(Status::bad_request("requested impersonation without impersonating a user")),
-        };
-    }
-    let account = name.strip_prefix("system:serviceaccount:").and_then(|rest| rest.split_once(':'));
-    let mut wanted: Vec<(&str, &str, &str)> = groups.iter().map(|group| ("groups", "", group.as_str())).collect();
-    match account {
-        Some((namespace, account)) => wanted.push(("serviceaccounts", namespace, account)),
-        None => wanted.push(("users", "", &name)),
-    }
-    for (resource, namespace, name) in wanted {
-        let info = RequestInfo {
-            is_resource: true,
-            verb: "impersonate",
-            resource: resource.into(),
-            namespace: namespace.into(),
-            name: name.into(),
-            ..RequestInfo::default()
-        };
-        authorize(server, &user, &info)?;
-    }
-    let mut groups = groups;
-    if let Some((namespace, _)) = account
-        && groups.is_empty()
-    {
-        groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
-    }
-    let anonymous = name == "system:anonymous";
-    let own = if anonymous { "system:unauthenticated" } else { AUTHENTICATED };
-    if !groups.iter().any(|g| g == own) {
-        groups.push(own.into());
-    }
-    Ok(User { name, uid, groups, ..User::default() })
+/// Who a token shows its bearer to be.
+pub(crate) struct Authenticated {
+    pub user: User,
+    /// For whom the token is, of those who were asked for.
+    pub audiences: Vec<String>,
 }
 
 /// What somebody wants to do. Upstream's authorizer attributes.
@@ -122,12 +80,16 @@ pub(crate) fn impersonate(server: &Server, user: User, headers: &HeaderMap) -> R
 pub(crate) struct Attributes<'a> {
     pub verb: &'a str,
     pub group: &'a str,
+    pub version: &'a str,
     pub resource: &'a str,
     pub subresource: &'a str,
     pub namespace: &'a str,
     pub name: &'a str,
     /// For what is no resource; empty for a resource.
     pub path: &'a str,
+    /// What of the resource is asked for; empty for all of it.
+    pub field_selector: &'a str,
+    pub label_selector: &'a str,
 }
 
 impl<'a> From<&'a RequestInfo> for Attributes<'a> {
@@ -135,34 +97,84 @@ impl<'a> From<&'a RequestInfo> for Attributes<'a> {
         Self {
             verb: info.verb,
             group: &info.group,
+            version: &info.version,
             resource: &info.resource,
             subresource: &info.subresource,
             namespace: &info.namespace,
             name: &info.name,
             path: if info.is_resource { "" } else { &info.path },
+            field_selector: &info.field_selector,
+            label_selector: &info.label_selector,
         }
     }
 }
 
+/// What an authorizer says of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Allow,
+    Deny,
+    /// It is for the next one to say.
+    NoOpinion,
+}
+
+/// A verdict with its reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Decision {
+    pub verdict: Verdict,
+    /// Why; may be empty.
+    pub reason: String,
+    /// What went wrong on the way; empty for nothing.
+    pub error: String,
+}
+
+impl Decision {
+    pub fn allow(reason: impl Into<String>) -> Self {
+        Self { verdict: Verdict::Allow, reason: reason.into(), error: String::new() }
+    }
+
+    pub fn no_opinion(reason: impl Into<String>) -> Self {
+        Self { verdict: Verdict::NoOpinion, reason: reason.into(), error: String::new() }
+    }
+
+    pub fn allowed(&self) -> bool {
+        self.verdict == Verdict::Allow
+    }
+}
+
 /// Whether the user may do that.
-pub(crate) fn allowed(server: &Server, user: &User, attributes: &Attributes<'_>) -> bool {
-    user.in_group(MASTERS) || node::allowed(server, user, attributes) || rbac::allowed(server, user, attributes)
+pub(crate) async fn allowed(server: &Server, user: &User, attributes: &Attributes<'_>) -> bool {
+    decide(server, user, attributes).await.allowed()
 }
 
 /// Refuses what the user may not do.
-pub(crate) fn authorize(server: &Server, user: &User, info: &RequestInfo) -> Result<(), Status> {
+pub(crate) async fn authorize(server: &Server, user: &User, a: &Attributes<'_>) -> Result<(), Status> {
+    let decision = decide(server, user, a).await;
+    if decision.allowed() { Ok(()) } else { Err(refusal(user, a, &decision)) }
+}
+
+/// Refuses a request that the user may not make. The audit log is told why it was decided so.
+pub(crate) async fn admit(server: &Server, user: &User, info: &RequestInfo, notes: &Notes) -> Result<(), Status> {
     let attributes = Attributes::from(info);
-    if allowed(server, user, &attributes) {
-        return Ok(());
+    let decision = decide(server, user, &attributes).await;
+    let refused = if decision.allowed() { Ok(()) } else { Err(refusal(user, &attributes, &decision)) };
+    if notes.audited().is_some() {
+        let said = if decision.error.is_empty() { decision.reason } else { format!("internal error: {}", decision.error) };
+        notes.annotate("authorization.k8s.io/decision".into(), if refused.is_ok() { "allow" } else { "forbid" }.into());
+        notes.annotate("authorization.k8s.io/reason".into(), said);
     }
-    let (name, verb) = (&user.name, attributes.verb);
-    if !info.is_resource {
-        let why = format!("User {name:?} cannot {verb} path {:?}", info.path);
-        return Err(Status::forbidden(GroupResource { group: "", resource: "" }, "", why));
+    refused
+}
+
+fn refusal(user: &User, a: &Attributes<'_>, decision: &Decision) -> Status {
+    let (name, verb) = (&user.name, a.verb);
+    let because = if decision.reason.is_empty() { String::new() } else { format!(": {}", decision.reason) };
+    if !a.path.is_empty() {
+        let why = format!("User {name:?} cannot {verb} path {:?}{because}", a.path);
+        return Status::forbidden(GroupResource { group: "", resource: "" }, "", why);
     }
-    let resource = if info.subresource.is_empty() { info.resource.clone() } else { format!("{}/{}", info.resource, info.subresource) };
-    let scope =
-        if info.namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {:?}", info.namespace) };
-    let why = format!("User {name:?} cannot {verb} resource {resource:?} in API group {:?} {scope}", info.group);
-    Err(Status::forbidden(GroupResource { group: &info.group, resource: &info.resource }, &info.name, why))
+    let resource = if a.subresource.is_empty() { a.resource.to_owned() } else { format!("{}/{}", a.resource, a.subresource) };
+    let scope = if a.namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {:?}", a.namespace) };
+    let why = format!("User {name:?} cannot {verb} resource {resource:?} in API group {:?} {scope}{because}", a.group);
+    Status::forbidden(GroupResource { group: a.group, resource: a.resource }, a.name, why)
 }

@@ -7,7 +7,8 @@ use rcgen::{
 };
 use skiff_api::clock;
 use x509_parser::certification_request::X509CertificationRequest;
-use x509_parser::prelude::FromDer;
+use sha2::{Digest, Sha256};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::User;
 
@@ -127,6 +128,17 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(&params)
     }
+}
+
+/// Who a client's certificate says it is: the common name is the user, the organizations are the groups.
+pub(crate) fn user_of(leaf: &[u8]) -> Option<User> {
+    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
+    let subject = certificate.subject();
+    let name = subject.iter_common_name().next()?.as_str().ok()?;
+    let mut user = User::new(name, subject.iter_organization().filter_map(|o| o.as_str().ok()));
+    let digest: String = Sha256::digest(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
+    user.extra.insert("authentication.kubernetes.io/credential-id".into(), vec![format!("X509SHA256={digest}")]);
+    Some(user)
 }
 
 /// A certificate signing request, read and found to be signed by the key that it is for.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use skiff_api::value;
 use skiff_store::Revision;
 
-use super::{Attributes, User};
+use super::{Attributes, Decision, User};
 use crate::cache::{Cache, Filter, Object};
 use crate::server::Server;
 
@@ -67,6 +67,10 @@ impl Rule {
 struct Grant {
     namespace: Option<String>,
     rules: Arc<[Rule]>,
+    /// What gives it, as reasons tell it.
+    why: Arc<str>,
+    /// What is wrong with it: the role isn't there.
+    fault: Option<Arc<str>>,
 }
 
 /// All bindings, by subject.
@@ -102,10 +106,11 @@ impl Rbac {
         Arc::clone(&index)
     }
 
-    /// The rules that the user has in the namespace (empty: in the whole cluster).
-    pub fn rules(&self, cache: &Cache, user: &User, namespace: &str) -> Vec<Rule> {
+    /// The rules that the user has in the namespace (empty: in the whole cluster), and what is wrong with some.
+    pub fn rules(&self, cache: &Cache, user: &User, namespace: &str) -> (Vec<Rule>, Vec<Arc<str>>) {
         let index = self.index(cache);
-        grants(&index, user, namespace).flat_map(|g| g.rules.iter().cloned()).collect()
+        let rules = grants(&index, user, namespace).flat_map(|g| g.rules.iter().cloned()).collect();
+        (rules, grants(&index, user, namespace).filter_map(|g| g.fault.clone()).collect())
     }
 }
 
@@ -120,9 +125,24 @@ fn grants<'a>(index: &'a Index, user: &User, namespace: &'a str) -> impl Iterato
 }
 
 /// Whether a binding gives the user that.
-pub(crate) fn allowed(server: &Server, user: &User, attributes: &Attributes<'_>) -> bool {
+pub(crate) fn decide(server: &Server, user: &User, attributes: &Attributes<'_>) -> Decision {
     let index = server.rbac.index(&server.cache);
-    grants(&index, user, attributes.namespace).any(|grant| grant.rules.iter().any(|rule| rule.allows(attributes)))
+    let mut faults: Vec<Arc<str>> = Vec::new();
+    for grant in grants(&index, user, attributes.namespace) {
+        if grant.rules.iter().any(|rule| rule.allows(attributes)) {
+            return Decision::allow(format!("RBAC: allowed by {}", grant.why));
+        }
+        faults.extend(grant.fault.clone().filter(|fault| !faults.contains(fault)));
+    }
+    Decision::no_opinion(if faults.is_empty() { String::new() } else { format!("RBAC: {}", aggregated(&faults)) })
+}
+
+/// Several faults as Go's aggregate shows them.
+pub(crate) fn aggregated<T: AsRef<str>>(faults: &[T]) -> String {
+    match faults {
+        [one] => one.as_ref().to_owned(),
+        many => format!("[{}]", many.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 fn objects(cache: &Cache, prefix: &str) -> Vec<Arc<Object>> {
@@ -148,14 +168,37 @@ fn build(cache: &Cache, made_of: [Revision; 4]) -> Index {
                 ("Role", Some(namespace)) => format!("{namespace}/{name}"),
                 _ => name.to_owned(),
             };
-            let Some(rules) = rules.get(&path) else { continue };
-            for subject in value::items(&binding, &["subjects"]).iter().filter_map(|s| subject(s, namespace.as_deref())) {
-                let grant = Grant { namespace: namespace.clone(), rules: Arc::clone(rules) };
+            let kind = value::text(&binding, &["roleRef", "kind"]);
+            let of = format!("of {kind} {name:?}");
+            let binding_name = value::text(&binding, &["metadata", "name"]);
+            let given = match &namespace {
+                Some(namespace) => format!("RoleBinding {:?} {of}", format!("{binding_name}/{namespace}")),
+                None => format!("ClusterRoleBinding {binding_name:?} {of}"),
+            };
+            let fault = || format!("{}.rbac.authorization.k8s.io {name:?} not found", kind.to_lowercase()).into();
+            let (rules, fault) = match rules.get(&path) {
+                Some(rules) => (Arc::clone(rules), None),
+                None => (Arc::default(), Some(fault())),
+            };
+            for one in value::items(&binding, &["subjects"]) {
+                let Some(subject) = subject(one, namespace.as_deref()) else { continue };
+                let why = format!("{given} to {}", shown(one, namespace.as_deref())).into();
+                let grant = Grant { namespace: namespace.clone(), rules: Arc::clone(&rules), why, fault: fault.clone() };
                 index.grants.entry(subject).or_default().push(grant);
             }
         }
     }
     index
+}
+
+/// A subject as reasons tell it.
+fn shown(subject: &Value, namespace: Option<&str>) -> String {
+    let (kind, name) = (value::text(subject, &["kind"]), value::text(subject, &["name"]));
+    if kind != "ServiceAccount" {
+        return format!("{kind} {name:?}");
+    }
+    let own = value::text(subject, &["namespace"]);
+    format!("{kind} {:?}", format!("{name}/{}", if own.is_empty() { namespace.unwrap_or("") } else { own }))
 }
 
 fn subject(subject: &Value, namespace: Option<&str>) -> Option<Subject> {

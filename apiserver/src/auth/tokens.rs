@@ -1,21 +1,29 @@
 //! Service account tokens: JSON web tokens bound to an account, and to a pod or secret where one is named.
 
-use std::collections::BTreeMap;
-
+use base64::Engine;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use skiff_api::{clock, random, value};
 
-use super::User;
 use super::pki::SigningKey;
+use super::{Authenticated, User};
 use crate::server::Server;
 
 /// Who signs, as tokens say it; upstream's default.
 pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
+/// Who signs tokens that are kept in Secrets.
+const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+/// For how long what is being deleted still counts, in seconds: upstream's leeway.
+const LEEWAY: i64 = 60;
+
 /// Signs and verifies tokens.
 pub struct Tokens {
+    /// The public key as others verify by it.
+    jwk: Value,
     encoding: EncodingKey,
     decoding: DecodingKey,
 }
@@ -68,7 +76,7 @@ pub struct Request {
     pub account: Bound,
     /// The pod that it is bound to.
     pub pod: Option<Bound>,
-    /// The node that the pod is on.
+    /// The node that the pod is on, or that it is bound to.
     pub node: Option<Bound>,
     /// The secret that it is bound to.
     pub secret: Option<Bound>,
@@ -78,11 +86,32 @@ pub struct Request {
     pub seconds: i64,
 }
 
-/// Who a token shows its bearer to be.
-pub(crate) struct Authenticated {
-    pub user: User,
-    /// For whom the token is, of those who were asked for.
-    pub audiences: Vec<String>,
+/// What a token says that is kept in a Secret.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct LegacyClaims {
+    iss: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    namespace: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    secret: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    account: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    uid: String,
+    sub: String,
+}
+
+impl LegacyClaims {
+    pub fn new(namespace: &str, secret: &str, account: &Bound) -> Self {
+        Self {
+            iss: LEGACY_ISSUER.into(),
+            namespace: namespace.into(),
+            secret: secret.into(),
+            account: account.name.clone(),
+            uid: account.uid.clone(),
+            sub: format!("system:serviceaccount:{namespace}:{}", account.name),
+        }
+    }
 }
 
 impl Tokens {
@@ -91,6 +120,7 @@ impl Tokens {
         Ok(Self {
             encoding: EncodingKey::from_ec_pem(key.private_pem.as_bytes())?,
             decoding: DecodingKey::from_ec_pem(key.public_pem.as_bytes())?,
+            jwk: jwk(&key.public_pem),
         })
     }
 
@@ -114,57 +144,145 @@ impl Tokens {
                 serviceaccount: request.account,
             },
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::ES256), &claims, &self.encoding)
+        jsonwebtoken::encode(&self.header(), &claims, &self.encoding)
     }
 
-    /// Who the token shows its bearer to be, for one of `audiences` (none: the API server). `None` when it shows nothing:
-    /// forged, out of date, or what it is bound to is gone.
-    pub(crate) async fn authenticate(&self, server: &Server, token: &str, audiences: &[String]) -> Option<Authenticated> {
+    /// A new token to be kept in a Secret. It lasts as long as the Secret.
+    pub(super) fn sign_legacy(&self, claims: &LegacyClaims) -> Result<String, jsonwebtoken::errors::Error> {
+        jsonwebtoken::encode(&self.header(), claims, &self.encoding)
+    }
+
+    fn header(&self) -> Header {
+        Header { kid: self.jwk["kid"].as_str().map(str::to_owned), ..Header::new(Algorithm::ES256) }
+    }
+
+    /// The keys by which others verify tokens: a JSON web key set.
+    pub(crate) fn key_set(&self) -> Value {
+        json!({"keys": [self.jwk]})
+    }
+
+    fn verified<T: serde::de::DeserializeOwned>(&self, token: &str) -> Option<T> {
         let mut validation = Validation::new(Algorithm::ES256);
-        // Times are held against the project's clock below.
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.set_issuer(&[ISSUER]);
-        let claims = jsonwebtoken::decode::<Claims>(token, &self.decoding, &validation).ok()?.claims;
-        let now = clock::now().as_second();
-        if claims.exp <= now || claims.nbf > now + 60 {
-            return None;
+        // Times, audiences and issuers are held against what is known here.
+        (validation.validate_exp, validation.validate_aud) = (false, false);
+        validation.required_spec_claims.clear();
+        jsonwebtoken::decode::<T>(token, &self.decoding, &validation).ok().map(|data| data.claims)
+    }
+
+    /// Who the token shows its bearer to be, for one of `audiences`; `None` when it is no token of this server. The error
+    /// says why one of its tokens shows nothing: it is out of date, or what it is bound to is gone.
+    pub(crate) async fn authenticate(&self, server: &Server, token: &str, audiences: &[String]) -> Result<Option<Authenticated>, String> {
+        let Some(whole) = self.verified::<Value>(token) else { return Ok(None) };
+        match whole["iss"].as_str() {
+            Some(ISSUER) => {}
+            Some(LEGACY_ISSUER) => return legacy(server, token, whole, audiences).await,
+            _ => return Ok(None),
         }
-        let own = [ISSUER.to_owned()];
-        let wanted = if audiences.is_empty() { &own[..] } else { audiences };
-        let shared: Vec<String> = wanted.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
+        let Ok(claims) = serde_json::from_value::<Claims>(whole) else { return Ok(None) };
+        let now = clock::now().as_second();
+        if claims.exp <= now {
+            return Err("service account token has expired".into());
+        }
+        if claims.nbf > now + LEEWAY {
+            return Err("service account token is not valid yet".into());
+        }
+        let shared: Vec<String> = audiences.iter().filter(|a| claims.aud.contains(a)).cloned().collect();
         if shared.is_empty() {
-            return None;
+            return Err(format!("token audiences {:?} is invalid for the target audiences {audiences:?}", claims.aud));
         }
         let Kubernetes { namespace, node, pod, secret, serviceaccount } = claims.kubernetes;
-        live(server, &format!("/registry/serviceaccounts/{namespace}/{}", serviceaccount.name), &serviceaccount.uid).await?;
-        if let Some(pod) = &pod {
-            live(server, &format!("/registry/pods/{namespace}/{}", pod.name), &pod.uid).await?;
-        }
-        if let Some(secret) = &secret {
-            live(server, &format!("/registry/secrets/{namespace}/{}", secret.name), &secret.uid).await?;
-        }
-        let mut user = User::new(claims.sub, ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")]);
-        user.uid = serviceaccount.uid;
-        let mut extra = BTreeMap::from([("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={}", claims.jti)])]);
-        for (kind, bound) in [("pod", pod), ("node", node)] {
+        live(server, "serviceaccounts", &namespace, &serviceaccount).await?;
+        for (resource, bound) in [("pods", &pod), ("secrets", &secret)] {
             if let Some(bound) = bound {
-                extra.insert(format!("authentication.kubernetes.io/{kind}-name"), vec![bound.name]);
-                extra.insert(format!("authentication.kubernetes.io/{kind}-uid"), vec![bound.uid]);
+                live(server, resource, &namespace, bound).await.map_err(|why| if why.contains("UID") { why } else { INVALIDATED.into() })?;
             }
         }
-        user.extra = extra;
-        Some(Authenticated { user, audiences: shared })
+        // A token that is bound to a node alone goes with it; one that is bound to a pod names the node for the record.
+        if let (Some(node), None) = (&node, &pod) {
+            live(server, "minions", "", node).await.map_err(|_| INVALIDATED)?;
+        }
+        let mut user = account(&namespace, claims.sub, serviceaccount.uid);
+        user.extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={}", claims.jti)]);
+        for (kind, bound) in [("pod", pod), ("node", node)] {
+            if let Some(bound) = bound {
+                user.extra.insert(format!("authentication.kubernetes.io/{kind}-name"), vec![bound.name]);
+                user.extra.insert(format!("authentication.kubernetes.io/{kind}-uid"), vec![bound.uid]);
+            }
+        }
+        Ok(Some(Authenticated { user, audiences: shared }))
     }
 }
 
-/// Whether the object is there and is still the same one.
-async fn live(server: &Server, key: &str, uid: &str) -> Option<()> {
-    let prefix = &key[..=key.match_indices('/').nth(2)?.0];
-    let cached = server.cache.resource(prefix).and_then(|c| c.get(key)).and_then(|o| o.value().ok());
-    let object: Value = match cached {
-        Some(object) => object,
-        None => serde_json::from_slice(&server.store.get(key).await.ok()??.value).ok()?,
-    };
-    (value::text(&object, &["metadata", "uid"]) == uid).then_some(())
+const INVALIDATED: &str = "service account token has been invalidated";
+
+fn account(namespace: &str, name: String, uid: String) -> User {
+    let groups = ["system:serviceaccounts".to_owned(), format!("system:serviceaccounts:{namespace}")];
+    User { uid, ..User::new(name, groups) }
+}
+
+/// Who bears a token that is kept in a Secret: it must still be there.
+async fn legacy(server: &Server, token: &str, claims: Value, audiences: &[String]) -> Result<Option<Authenticated>, String> {
+    let Ok(claims) = serde_json::from_value::<LegacyClaims>(claims) else { return Ok(None) };
+    let own: Vec<String> = audiences.iter().filter(|a| server.access.audiences().contains(a)).cloned().collect();
+    if own.is_empty() {
+        return Ok(None);
+    }
+    let secret = find(server, "secrets", &claims.namespace, &claims.secret).await.ok_or("Token has been invalidated")?;
+    let kept = STANDARD.decode(value::text(&secret, &["data", "token"])).unwrap_or_default();
+    if kept != token.as_bytes() || !value::at(&secret, &["metadata", "deletionTimestamp"]).is_null() {
+        return Err("Token does not match server's copy".into());
+    }
+    live(server, "serviceaccounts", &claims.namespace, &Bound { name: claims.account, uid: claims.uid.clone() }).await?;
+    Ok(Some(Authenticated { user: account(&claims.namespace, claims.sub, claims.uid), audiences: own }))
+}
+
+async fn find(server: &Server, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+    let prefix = format!("/registry/{resource}/");
+    let key = if namespace.is_empty() { format!("{prefix}{name}") } else { format!("{prefix}{namespace}/{name}") };
+    match server.cache.resource(&prefix).and_then(|c| c.get(&key)).and_then(|o| o.value().ok()) {
+        Some(object) => Some(object),
+        None => serde_json::from_slice(&server.store.get(&key).await.ok()??.value).ok(),
+    }
+}
+
+/// Whether the object is there, is still the same one, and isn't about to go.
+async fn live(server: &Server, resource: &str, namespace: &str, bound: &Bound) -> Result<(), String> {
+    let object = find(server, resource, namespace, &bound.name).await.ok_or_else(|| format!("{resource} {:?} not found", bound.name))?;
+    let uid = value::text(&object, &["metadata", "uid"]);
+    if uid != bound.uid {
+        return Err(format!("{} UID ({uid}) does not match claim ({})", if resource == "serviceaccounts" { "service account" } else { resource }, bound.uid));
+    }
+    let going = value::text(&object, &["metadata", "deletionTimestamp"]).parse::<jiff::Timestamp>();
+    if going.is_ok_and(|at| at.as_second() < clock::now().as_second() - LEEWAY) {
+        return Err(format!("{resource} {namespace}/{} has been deleted", bound.name));
+    }
+    Ok(())
+}
+
+/// A public key of the curve P-256 as a JSON web key, under upstream's kind of name: a digest of the key.
+fn jwk(public_pem: &str) -> Value {
+    let body: String = public_pem.lines().filter(|line| !line.starts_with("-----")).collect();
+    let der = STANDARD.decode(body).unwrap_or_default();
+    // The point's two coordinates are the last 64 bytes.
+    let point = der.get(der.len().saturating_sub(64)..).unwrap_or_default();
+    let (x, y) = point.split_at(point.len() / 2);
+    let base64 = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    json!({"use": "sig", "kty": "EC", "kid": base64(&Sha256::digest(&der)), "crv": "P-256", "alg": "ES256", "x": base64(x), "y": base64(y)})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn others_verify_by_the_published_key() {
+        let tokens = Tokens::new(&SigningKey::generate().expect("a key")).expect("tokens");
+        let signed = tokens.sign(Request { namespace: "n".into(), seconds: 600, ..Request::default() }).expect("signed");
+        let set: jsonwebtoken::jwk::JwkSet = serde_json::from_value(tokens.key_set()).expect("a key set");
+        let kid = jsonwebtoken::decode_header(&signed).expect("a header").kid.expect("a key's name");
+        let key = DecodingKey::from_jwk(set.find(&kid).expect("the key")).expect("usable");
+        let mut validation = Validation::new(Algorithm::ES256);
+        validation.set_audience(&[ISSUER]);
+        assert!(jsonwebtoken::decode::<Value>(&signed, &key, &validation).is_ok());
+    }
 }

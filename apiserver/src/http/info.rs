@@ -27,6 +27,10 @@ pub struct RequestInfo {
     pub namespace: String,
     /// The object's name, empty for a collection.
     pub name: String,
+    /// What of a collection is asked for, by fields; empty for all.
+    pub field_selector: String,
+    /// The same by labels.
+    pub label_selector: String,
 }
 
 impl RequestInfo {
@@ -68,6 +72,8 @@ impl RequestInfo {
         if old_watch || (verb == "list" && query.flag("watch")) {
             verb = "watch";
         }
+        let selector = |key: &str| if matches!(verb, "list" | "watch" | "deletecollection") { query.get(key).unwrap_or("").to_owned() } else { String::new() };
+        let (field_selector, label_selector) = (selector("fieldSelector"), selector("labelSelector"));
         // A list of one object by its name is authorized by that name.
         if name.is_empty()
             && matches!(verb, "list" | "watch" | "deletecollection")
@@ -89,6 +95,8 @@ impl RequestInfo {
             rest,
             namespace: decoded(namespace),
             name,
+            field_selector,
+            label_selector,
             ..other
         }
     }

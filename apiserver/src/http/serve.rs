@@ -1,8 +1,9 @@
 //! Connections: TLS, HTTP/1.1 and HTTP/2, and who the client's certificate shows it to be.
 
 use std::convert::Infallible;
-use std::io;
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,10 +25,10 @@ use tokio::time::Sleep;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::auth::User;
+use crate::audit;
 use crate::auth::pki::Pair;
+use crate::auth::{FromProxy, Peer};
 use crate::server::{GRACE, Server};
 
 /// How long a client may take over its handshake.
@@ -88,8 +89,8 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::
         (place, listener.accept().await)
     };
     while let Some((place, accepted)) = stop.run_until_cancelled(next()).await {
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, most likely: what is open may end soon.
                 tracing::warn!(%error, "accept a connection");
@@ -100,7 +101,7 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::
         let (server, acceptor, stop) = (Arc::clone(&server), acceptor.clone(), stop.clone());
         connections.spawn(async move {
             let _place = place;
-            if let Err(error) = connection(server, stream, acceptor, stop).await {
+            if let Err(error) = connection(server, stream, address, acceptor, stop).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -112,17 +113,23 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::
 async fn connection(
     server: Arc<Server>,
     stream: TcpStream,
+    address: SocketAddr,
     acceptor: TlsAcceptor,
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     let stream = Stalling { stream, deadline: None };
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let peer = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first()).and_then(|leaf| user_of(leaf));
-    let peer = Arc::new(peer);
-    let service = service_fn(move |request: Request<Incoming>| {
+    let peer = Arc::new(stream.get_ref().1.peer_certificates().and_then(|chain| server.access.peer(chain)));
+    let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, peer) = (Arc::clone(&server), Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(server.handle(request, (*peer).clone()).await) }
+        request.extensions_mut().insert(audit::Source(address.ip()));
+        let user = match peer.as_ref() {
+            Some(Peer::User(user)) => Some(user.clone()),
+            Some(Peer::Proxy) => request.extensions_mut().insert(FromProxy).and(None),
+            None => None,
+        };
+        async move { Ok::<_, Infallible>(server.handle(request, user).await) }
     });
     let mut builder = Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
@@ -188,13 +195,4 @@ impl AsyncWrite for Stalling {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
-}
-
-/// Who a client's certificate says it is: the common name is the user, the organizations are the groups.
-fn user_of(leaf: &CertificateDer<'_>) -> Option<User> {
-    let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
-    let subject = certificate.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?;
-    let groups = subject.iter_organization().filter_map(|o| o.as_str().ok());
-    Some(User::new(name, groups))
 }

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use skiff_api::Status;
 
 use crate::auth::tokens::ISSUER;
-use crate::http::body::{Reply, text};
+use crate::http::body::{Reply, full, reply, text};
 use crate::http::encode::answer;
 use crate::http::info::RequestInfo;
 use crate::http::negotiate::{self, Shape};
@@ -49,6 +49,7 @@ pub(crate) async fn serve(server: &Arc<Server>, info: &RequestInfo, query: &Quer
             "issuer": ISSUER, "jwks_uri": format!("{ISSUER}/openid/v1/jwks"), "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
         })),
+        "/openid/v1/jwks" => Ok(reply(200, "application/jwk-set+json", full(server.tokens.key_set().to_string()))),
         "" => json(json!({"paths": paths(server)})),
         path if path.starts_with("/openapi/v3/") => openapi::serve(server, path, headers),
         path => match path.split_once("z/").filter(|(kind, _)| matches!(*kind, "/health" | "/live" | "/ready")) {
@@ -77,7 +78,7 @@ fn arch() -> &'static str {
 
 fn paths(server: &Server) -> Vec<String> {
     let served = server.registry.now();
-    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+    let mut paths: Vec<String> = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/metrics/slis", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
         .map(str::to_owned)
         .into();
     for (group, versions) in served.groups().iter().filter(|(group, _)| !group.is_empty()) {

@@ -2,9 +2,9 @@
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use skiff_api::{Status, field, value};
+use skiff_api::{Status, field, fields, labels, value};
 
-use crate::auth::{self, Attributes, User};
+use crate::auth::{self, Attributes, User, Verdict};
 use crate::http::body::Reply;
 use crate::http::encode::answer;
 use crate::verbs::{Call, check_type, parse_body};
@@ -18,15 +18,15 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
     }
     review["status"] = match call.resource.plural.as_ref() {
         "selfsubjectreviews" => json!({"userInfo": shown(&call.user)}),
-        "selfsubjectaccessreviews" => access(call, &review, &call.user)?,
-        "subjectaccessreviews" => access(call, &review, &named(call, &review)?)?,
+        "selfsubjectaccessreviews" => access(call, &review, &call.user).await?,
+        "subjectaccessreviews" => access(call, &review, &named(call, &review)?).await?,
         "localsubjectaccessreviews" => {
             let namespace = value::text(&review, &["spec", "resourceAttributes", "namespace"]);
             if namespace != call.info.namespace {
                 let error = field::Error::invalid("spec.resourceAttributes.namespace", namespace, "must match metadata.namespace");
                 return Err(invalid(call, error));
             }
-            access(call, &review, &named(call, &review)?)?
+            access(call, &review, &named(call, &review)?).await?
         }
         "selfsubjectrulesreviews" => rules(call, &review)?,
         "tokenreviews" => token(call, &review).await?,
@@ -61,24 +61,50 @@ fn named(call: &Call, review: &Value) -> Result<User, Status> {
         let error = field::Error::invalid("spec.user", name, "at least one of user or group must be specified");
         return Err(invalid(call, error));
     }
-    Ok(User { name: name.into(), groups, ..User::default() })
+    let extra = serde_json::from_value(value::at(review, &["spec", "extra"]).clone()).unwrap_or_default();
+    Ok(User { name: name.into(), groups, uid: value::text(review, &["spec", "uid"]).into(), extra })
 }
 
-fn access(call: &Call, review: &Value, user: &User) -> Result<Value, Status> {
+/// A selector of a review as a text, and what is wrong with it; what can't be read asks about more.
+fn selector(resource: &Value, which: &str) -> (String, Option<String>) {
+    let given = value::at(resource, &[which]);
+    let (raw, requirements) = (value::text(given, &["rawSelector"]), value::items(given, &["requirements"]));
+    let labels = which == "labelSelector";
+    let fault = |partially: bool| {
+        let partially = if partially { "partially ignored" } else { "ignored" };
+        Some(format!("spec.resourceAttributes.{which} {partially} due to parse error"))
+    };
+    if requirements.is_empty() {
+        let read = if labels { labels::Selector::parse(raw).map(|s| s.to_string()) } else { fields::Selector::parse(raw).map(|s| s.to_string()) };
+        return read.map_or_else(|_| (String::new(), fault(false)), |text| (text, None));
+    }
+    let read: Vec<String> = requirements.iter().filter_map(|r| if labels { label_requirement(r) } else { field_requirement(r) }).collect();
+    let fault = if read.len() == requirements.len() { None } else { fault(!read.is_empty()) };
+    (read.join(","), fault)
+}
+
+fn label_requirement(requirement: &Value) -> Option<String> {
+    let expressions = json!({"matchExpressions": [requirement]});
+    labels::Selector::from_label_selector(&expressions).ok().map(|selector| selector.to_string())
+}
+
+/// Fields are compared with one value each.
+fn field_requirement(requirement: &Value) -> Option<String> {
+    let equal = match value::text(requirement, &["operator"]) {
+        "In" => true,
+        "NotIn" => false,
+        _ => return None,
+    };
+    let [Value::String(one)] = value::items(requirement, &["values"]) else { return None };
+    let requirement = fields::Requirement { field: value::text(requirement, &["key"]).into(), value: one.clone(), equal };
+    Some(fields::Selector { requirements: vec![requirement] }.to_string())
+}
+
+async fn access(call: &Call, review: &Value, user: &User) -> Result<Value, Status> {
     let resource = &review["spec"]["resourceAttributes"];
     let path = &review["spec"]["nonResourceAttributes"];
-    let text = |from: &'_ Value, key: &str| from.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
-    let (verb, group, plural, subresource, namespace, name, path) = match (resource.is_object(), path.is_object()) {
-        (true, false) => (
-            text(resource, "verb"),
-            text(resource, "group"),
-            text(resource, "resource"),
-            text(resource, "subresource"),
-            text(resource, "namespace"),
-            text(resource, "name"),
-            String::new(),
-        ),
-        (false, true) => (text(path, "verb"), String::new(), String::new(), String::new(), String::new(), String::new(), text(path, "path")),
+    match (resource.is_object(), path.is_object()) {
+        (true, false) | (false, true) => {}
         (both, _) => {
             let (at, detail) = if both {
                 ("spec.nonResourceAttributes", "cannot be specified in combination with resourceAttributes")
@@ -94,17 +120,33 @@ fn access(call: &Call, review: &Value, user: &User) -> Result<Value, Status> {
             return Err(status);
         }
     };
+    let ((field_selector, field_fault), (label_selector, label_fault)) = (selector(resource, "fieldSelector"), selector(resource, "labelSelector"));
+    let given = if path.is_object() { path } else { resource };
+    let word = |key: &str| given.get(key).and_then(Value::as_str).unwrap_or("");
     let attributes = Attributes {
-        verb: &verb,
-        group: &group,
-        resource: &plural,
-        subresource: &subresource,
-        namespace: &namespace,
-        name: &name,
-        path: &path,
+        verb: word("verb"),
+        group: word("group"),
+        version: if word("version").is_empty() && resource.is_object() { "*" } else { word("version") },
+        resource: word("resource"),
+        subresource: word("subresource"),
+        namespace: word("namespace"),
+        name: word("name"),
+        path: word("path"),
+        field_selector: &field_selector,
+        label_selector: &label_selector,
     };
-    let allowed = auth::allowed(&call.server, user, &attributes);
-    Ok(json!({"allowed": allowed}))
+    let decision = auth::decide(&call.server, user, &attributes).await;
+    let mut status = json!({"allowed": decision.allowed()});
+    if decision.verdict == Verdict::Deny {
+        status["denied"] = true.into();
+    }
+    let errors: Vec<String> = [Some(decision.error).filter(|e| !e.is_empty()), field_fault, label_fault].into_iter().flatten().collect();
+    for (key, said) in [("reason", decision.reason), ("evaluationError", errors.join("; "))] {
+        if !said.is_empty() {
+            status[key] = said.into();
+        }
+    }
+    Ok(status)
 }
 
 fn rules(call: &Call, review: &Value) -> Result<Value, Status> {
@@ -113,10 +155,7 @@ fn rules(call: &Call, review: &Value) -> Result<Value, Status> {
         return Err(Status::bad_request("no namespace on request"));
     }
     let (mut resource, mut other) = (Vec::new(), Vec::new());
-    let mut rules = call.server.rbac.rules(&call.server.cache, &call.user, namespace);
-    if call.user.in_group(auth::MASTERS) {
-        rules.insert(0, auth::rbac::Rule::everything());
-    }
+    let (rules, faults) = call.server.rbac.rules(&call.server.cache, &call.user, namespace);
     for rule in rules {
         if !rule.non_resource_urls.is_empty() {
             other.push(json!({"verbs": rule.verbs, "nonResourceURLs": rule.non_resource_urls}));
@@ -129,7 +168,13 @@ fn rules(call: &Call, review: &Value) -> Result<Value, Status> {
             resource.push(shown);
         }
     }
-    Ok(json!({"resourceRules": resource, "nonResourceRules": other, "incomplete": false}))
+    let unlisted = auth::unlisted(&call.server, &call.user);
+    let mut status = json!({"resourceRules": resource, "nonResourceRules": other, "incomplete": !unlisted.is_empty()});
+    let errors: Vec<&str> = unlisted.into_iter().chain(faults.iter().map(AsRef::as_ref)).collect();
+    if !errors.is_empty() {
+        status["evaluationError"] = auth::rbac::aggregated(&errors).into();
+    }
+    Ok(status)
 }
 
 async fn token(call: &Call, review: &Value) -> Result<Value, Status> {
@@ -138,8 +183,30 @@ async fn token(call: &Call, review: &Value) -> Result<Value, Status> {
         return Err(Status::bad_request("token is required for TokenReview in authentication"));
     }
     let audiences: Vec<String> = value::items(review, &["spec", "audiences"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
-    Ok(match call.server.tokens.authenticate(&call.server, token, &audiences).await {
-        Some(found) => json!({"authenticated": true, "user": shown(&found.user), "audiences": found.audiences}),
-        None => json!({"user": {}, "error": "invalid bearer token"}),
+    let wanted = if audiences.is_empty() { call.server.access.audiences() } else { &audiences };
+    Ok(match auth::identify(&call.server, token, wanted).await {
+        Ok(found) => json!({"authenticated": true, "user": shown(&found.user), "audiences": found.audiences}),
+        Err(why) => json!({"user": {}, "error": why}),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn selectors() {
+        let check = |which: &str, given: Value, expected: (&str, Option<&str>)| {
+            let (text, fault) = selector(&json!({which: given}), which);
+            assert_eq!((text.as_str(), fault.as_deref()), expected, "{given}");
+        };
+        check("fieldSelector", Value::Null, ("", None));
+        check("fieldSelector", json!({"rawSelector": "spec.nodeName=a"}), ("spec.nodeName=a", None));
+        check("fieldSelector", json!({"rawSelector": "a"}), ("", Some("spec.resourceAttributes.fieldSelector ignored due to parse error")));
+        let one = json!({"key": "spec.nodeName", "operator": "In", "values": ["a"]});
+        check("fieldSelector", json!({"requirements": [one]}), ("spec.nodeName=a", None));
+        let bad = json!({"key": "x", "operator": "Exists"});
+        check("fieldSelector", json!({"requirements": [one, bad]}), ("spec.nodeName=a", Some("spec.resourceAttributes.fieldSelector partially ignored due to parse error")));
+        check("labelSelector", json!({"requirements": [{"key": "a", "operator": "In", "values": ["x", "y"]}, bad]}), ("a in (x,y),x", None));
+    }
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use skiff_api::{Status, clock, field, value};
 
 use crate::admission::{self, Operation};
-use crate::auth::tokens::{Bound, ISSUER, Request};
+use crate::auth::tokens::{Bound, Request};
 use crate::http::body::Reply;
 use crate::http::encode::answer;
 use crate::verbs::{Call, check_type, parse_body};
@@ -41,8 +41,11 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
         let error = field::Error::invalid("spec.expirationSeconds", seconds, detail);
         return Err(Status::invalid("authentication.k8s.io", "TokenRequest", "", &[error]));
     }
-    let audiences: Vec<String> =
+    let mut audiences: Vec<String> =
         value::items(&request, &["spec", "audiences"]).iter().filter_map(Value::as_str).filter(|a| !a.is_empty()).map(str::to_owned).collect();
+    if audiences.is_empty() {
+        audiences = call.server.access.audiences().to_vec();
+    }
     let mut wanted =
         Request { namespace: call.info.namespace.clone(), account: bound(&account), audiences: audiences.clone(), seconds, ..Request::default() };
     if let Some(reference) = request["spec"].get("boundObjectRef").filter(|r| r.is_object()) {
@@ -52,7 +55,7 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
     let expires = clock::now() + jiff::SignedDuration::from_secs(seconds);
     let spec = value::object_mut(&mut request, &["spec"]);
     spec.insert("expirationSeconds".into(), json!(seconds));
-    spec.insert("audiences".into(), json!(if audiences.is_empty() { vec![ISSUER.to_owned()] } else { audiences }));
+    spec.insert("audiences".into(), json!(audiences));
     request["status"] = json!({"token": token, "expirationTimestamp": expires.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()});
     request["metadata"] = json!({"name": call.info.name, "namespace": call.info.namespace, "creationTimestamp": crate::verbs::now_text()});
     Ok(answer(201, &request, call.shape.whole(), call.encoder().pretty))
@@ -65,6 +68,7 @@ async fn bind(call: &Call, reference: &Value, wanted: &mut Request) -> Result<()
     let (plural, key) = match kind {
         "Pod" => ("pods", format!("/registry/pods/{namespace}/{name}")),
         "Secret" => ("secrets", format!("/registry/secrets/{namespace}/{name}")),
+        "Node" => ("nodes", format!("/registry/minions/{name}")),
         other => return Err(Status::bad_request(format!("cannot bind token to object of type {other}"))),
     };
     let gr = skiff_api::status::GroupResource { group: "", resource: plural };
@@ -75,15 +79,21 @@ async fn bind(call: &Call, reference: &Value, wanted: &mut Request) -> Result<()
         let why = format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated");
         return Err(Status::conflict(gr, name, why));
     }
-    if kind == "Secret" {
-        wanted.secret = Some(found);
-        return Ok(());
+    match kind {
+        "Secret" => wanted.secret = Some(found),
+        "Node" => wanted.node = Some(found),
+        _ => return bind_pod(call, &object, found, wanted).await,
     }
-    if value::text(&object, &["spec", "serviceAccountName"]) != wanted.account.name {
+    Ok(())
+}
+
+/// Binds the token to a pod, and names its node.
+async fn bind_pod(call: &Call, object: &Value, found: Bound, wanted: &mut Request) -> Result<(), Status> {
+    if value::text(object, &["spec", "serviceAccountName"]) != wanted.account.name {
         let why = format!("cannot bind token for serviceaccount {:?} to pod running with different serviceaccount name.", wanted.account.name);
         return Err(Status::bad_request(why));
     }
-    let node = value::text(&object, &["spec", "nodeName"]);
+    let node = value::text(object, &["spec", "nodeName"]);
     if let Some(entry) = call.server.store.get(&format!("/registry/minions/{node}")).await? {
         wanted.node = Some(bound(&serde_json::from_slice(&entry.value).map_err(Status::internal)?));
     }

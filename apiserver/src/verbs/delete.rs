@@ -50,6 +50,7 @@ impl DeleteOptions {
                 Err(_) if body.starts_with(protobuf::MAGIC) => parse_protobuf(body)?.value,
                 Err(_) => parse_yaml(body)?.value,
             };
+            call.notes.sent(&given);
             Self::check_type(&given)?;
             let text = |path: &[&str]| value::at(&given, path).as_str().map(str::to_owned);
             options.grace = value::at(&given, &["gracePeriodSeconds"]).as_i64().or(options.grace);

@@ -12,14 +12,16 @@ mod websocket;
 mod write;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
+use serde_json::Value;
 use skiff_api::Status;
 use skiff_api::resource::{Resource, Subresource};
 use skiff_store::Revision;
 
+use crate::audit::Record;
 use crate::auth::User;
 use crate::cache::ResourceCache;
 use crate::convert;
@@ -59,6 +61,8 @@ pub(crate) struct Notes {
     pub warnings: Mutex<Vec<String>>,
     /// Annotations for the audit log.
     pub annotations: Mutex<BTreeMap<String, String>>,
+    /// What the audit log is told.
+    record: OnceLock<Option<Arc<Record>>>,
 }
 
 impl Notes {
@@ -73,6 +77,30 @@ impl Notes {
     /// Annotates the request in the audit log.
     pub fn annotate(&self, key: String, value: String) {
         self.annotations.lock().unwrap_or_else(PoisonError::into_inner).insert(key, value);
+    }
+
+    /// The request is told of in the audit log.
+    pub fn begin(&self, record: Option<Record>) {
+        let _ = self.record.set(record.map(Arc::new));
+    }
+
+    /// What the audit log is told, if it is.
+    pub fn audited(&self) -> Option<&Arc<Record>> {
+        self.record.get()?.as_ref()
+    }
+
+    /// Tells the audit log that the user acts as another.
+    pub fn impersonates(&self, user: &User) {
+        if let Some(record) = self.audited() {
+            record.impersonates(user);
+        }
+    }
+
+    /// Tells the audit log what was sent.
+    pub fn sent(&self, object: &Value) {
+        if let Some(record) = self.audited() {
+            record.sent(object);
+        }
     }
 
     /// Puts the warnings into an answer.

@@ -59,6 +59,7 @@ pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply
         return server_side_apply(write, body, view).await;
     }
     let patch = json::parse(body).map_err(|why| Status::bad_request(format!("error decoding patch: {why}")))?.value;
+    call.notes.sent(&patch);
     if kind != Kind::Json && !patch.is_object() {
         let what = if patch.is_array() { "array" } else { "value" };
         return Err(Status::bad_request(format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}")));
@@ -121,6 +122,7 @@ async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Re
         Ok(parsed) if parsed.duplicates.is_empty() => (parsed.value, Vec::new()),
         _ => read_yaml(body).map(|read| (read.value, read.repeated))?,
     };
+    call.notes.sent(&config);
     match write.options.validation {
         FieldValidation::Strict if !repeated.is_empty() => {
             let lines = repeated.join("\n  ");

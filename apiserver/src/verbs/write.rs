@@ -167,7 +167,7 @@ impl<'a> Write<'a> {
         }
         let (server, keep) = (&self.call.server, claims.is_some());
         let bytes: Bytes = encode(&convert::stored(server, &self.call.resource, object).await?).into();
-        let result = if keep && bytes == entry.value {
+        let result = if keep && bytes == entry.value && !server.store.is_stale(&entry.key) {
             Ok(entry.modified)
         } else {
             server.store.commit(&entry.key, Guard::Modified(entry.modified), keep.then(|| bytes.clone())).await
@@ -202,8 +202,12 @@ impl<'a> Write<'a> {
     }
 }
 
-/// Reads a body as JSON or YAML, whatever it says it is of these two.
+/// Reads a body as JSON, YAML or protobuf, whatever it says it is of these.
 pub(crate) fn parse_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Status> {
+    read_body(call, body).inspect(|read| call.notes.sent(&read.value))
+}
+
+fn read_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Status> {
     let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     let media = content_type.split(';').next().unwrap_or("").trim();
     match media {
