@@ -21,6 +21,7 @@ mod metrics;
 pub mod options;
 mod publish;
 mod registry;
+mod request;
 mod server;
 mod services;
 mod signer;

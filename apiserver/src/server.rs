@@ -1,13 +1,9 @@
-//! The server: its parts, and the way of a request through them.
+//! The server: its parts, and how it comes up.
 
 use std::net::IpAddr;
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::FutureExt;
-use http::Request;
 use serde_json::Value;
 use skiff_api::resource::Resource;
 use skiff_api::Status;
@@ -22,35 +18,24 @@ use crate::aggregate::{self, Aggregator};
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
-use crate::audit::{self, Auditor};
-use crate::auth::{self, Access, User};
+use crate::audit::Auditor;
+use crate::auth::{self, Access};
 use crate::cache::{Cache, Fields};
 use crate::dial::Dialer;
 use crate::encryption::{self, Encrypted, Encryption};
 use crate::flow::{self, Flow};
-use crate::http::body::{self, Reply};
-use crate::http::encode;
-use crate::http::gzip;
-use crate::http::info::RequestInfo;
-use crate::http::limits;
-use crate::http::negotiate::{Offer, Shape};
-use crate::http::query::Query;
 use crate::metrics::Metrics;
 use crate::options::{self, Options};
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
-use crate::verbs::{self, Call, Notes};
 use crate::webhook::Webhooks;
-use crate::{bootstrap, custom, publish, signer, subresources};
+use crate::{bootstrap, custom, publish, signer};
 
 /// How often history is given up, and how much of it stays: upstream's five minutes.
 const COMPACTION_PERIOD: Duration = Duration::from_secs(300);
 
 /// How long requests are given to end when the server does.
 pub(crate) const GRACE: Duration = Duration::from_secs(2);
-
-/// A request that took longer is told in the log, as upstream's traces are.
-const SLOW: Duration = Duration::from_millis(500);
 
 /// How long reading the store's recent history may take at the start.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -124,7 +109,7 @@ pub struct Server {
     pub(crate) openapi: publish::OpenApi,
     pub(crate) flow: Arc<Flow>,
     /// Requests that are being served: what they need ends after them.
-    serving: TaskTracker,
+    pub(crate) serving: TaskTracker,
     /// What else of the control plane runs in this process.
     components: Mutex<Vec<(&'static str, AbortHandle)>>,
     /// The revision up to which the definitions of custom resources are served.
@@ -286,139 +271,6 @@ impl Server {
         let components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
         let health = |task: &AbortHandle| if task.is_finished() { Err("it has ended".to_owned()) } else { Ok(()) };
         components.iter().map(|(name, task)| ((*name).to_owned(), health(task))).collect()
-    }
-
-    /// How many objects a list or the begin of a watch looks at.
-    fn objects_of(&self, info: &RequestInfo, query: &Query) -> usize {
-        // A watch from a revision on looks at none, and what is named is one.
-        let from = query.get("resourceVersion").is_some_and(|version| version != "0") && !query.flag("sendInitialEvents");
-        if !info.name.is_empty() || (info.verb == "watch" && from) {
-            return 1;
-        }
-        let most = query.int("limit").ok().flatten().and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-        let served = self.registry.now();
-        let cache = served.find(&info.group, &info.version, &info.resource).and_then(|resource| self.cache.resource(&resource.storage_prefix));
-        cache.map_or(1, |cache| cache.count(&info.namespace, most))
-    }
-
-    /// Answers a request. `peer` is who the connection has shown to be, if anybody. Never fails: what goes wrong is said
-    /// in the answer.
-    pub async fn handle<B>(self: &Arc<Self>, request: Request<B>, peer: Option<User>) -> Reply
-    where
-        B: http_body::Body<Data = Bytes> + Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        let (parts, incoming) = request.into_parts();
-        let id = audit::id(&parts.headers);
-        let query = Query::parse(parts.uri.query().unwrap_or(""));
-        let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
-        let offer = Offer { streams: matches!(info.verb, "list" | "watch"), watch: info.verb == "watch", custom: false };
-        let gzip = gzip::is_accepted(&parts.headers);
-        let negotiated = Shape::negotiate(&parts.headers, offer);
-        let shape = *negotiated.as_ref().unwrap_or(&Shape::JSON);
-        let (long, is_watch, deadline) = (limits::long_running(&info), info.verb == "watch", limits::deadline(&info, &query));
-        let apply = parts.headers.get(http::header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/apply-patch"));
-        let notes = Arc::new(Notes::default());
-        let said = Arc::clone(&notes);
-        // What is no resource may have any path: only those that lead somewhere are counted.
-        let path_is_free = !info.is_resource;
-        let _serving = self.serving.token();
-        let timer = self.metrics.begin(&info, query.get("dryRun").is_some(), apply, long);
-        let line = (parts.method.clone(), parts.uri.path().to_owned());
-        let (mut turn, mut known, mut waited, mut read) = (None, !info.is_resource, Duration::ZERO, Duration::ZERO);
-        let limit = deadline.as_ref().ok().copied().flatten();
-        let serve = async {
-            deadline?;
-            let user = match auth::authenticate(self, peer.as_ref(), &parts).await {
-                Ok(user) => user,
-                Err(status) => {
-                    self.auditor.refused(&parts, &info, &id);
-                    return Err(status);
-                }
-            };
-            notes.begin(self.auditor.begin(&parts, &info, Some(&user), &id));
-            let user = auth::impersonate(self, &user, &parts.headers).await?.inspect(|other| notes.impersonates(other)).unwrap_or(user);
-            if !long || is_watch {
-                let before = timer.elapsed();
-                let (marks, ticket) = self.flow.admit(&user, &info, || self.objects_of(&info, &query)).await;
-                waited = timer.elapsed() - before;
-                let refused = ticket.is_none();
-                turn = Some((marks, ticket));
-                if refused {
-                    return Ok(flow::refusal());
-                }
-            }
-            auth::admit(self, &user, &info, &notes).await?;
-            if let Some(remote) = self.aggregator.find(info.path.strip_prefix("/openapi/v3").unwrap_or(&info.path)) {
-                known = true;
-                let body = body::collect(incoming).await?;
-                return remote.proxy(&self.cache, &user, parts, body).await;
-            }
-            if !info.is_resource {
-                return publish::serve(self, &info, &query, &parts.headers, shape).await;
-            }
-            let served = self.registry.now();
-            let Some(resource) = served.find(&info.group, &info.version, &info.resource) else {
-                let version_served = served.has_version(&info.group, &info.version);
-                return if version_served { Err(Status::no_such_resource()) } else { Ok(publish::no_such_path()) };
-            };
-            known = info.subresource.is_empty() || resource.subresource(&info.subresource).is_some();
-            // A path with a namespace for a resource that has none, or the reverse for all but reads.
-            let wrong_scope = if resource.namespaced {
-                info.namespace.is_empty() && (info.is_object() || !matches!(info.verb, "list" | "watch" | "deletecollection"))
-            } else {
-                !info.namespace.is_empty() && resource.plural != "namespaces"
-            };
-            if wrong_scope {
-                let by_review = resource.storage_prefix.is_empty();
-                return Err(if info.verb == "list" || by_review { Status::no_such_resource() } else { Status::method_not_allowed() });
-            }
-            let (resource, upgrade) = (Arc::clone(resource), parts.extensions.get::<subresources::Upgrade>().cloned());
-            let custom = Offer { custom: true, ..offer };
-            let negotiated = if resource.custom().is_some() { Shape::negotiate(&parts.headers, custom) } else { negotiated };
-            let shape = if subresources::streams(&info) { shape } else { negotiated? };
-            let method = parts.method.clone();
-            let call = Call { server: Arc::clone(self), info, query, headers: parts.headers, user, resource, shape, upgrade, notes };
-            if subresources::streams(&call.info) {
-                return subresources::connect(&call, method, parts.uri, incoming).await;
-            }
-            let before = timer.elapsed();
-            let body = body::collect(incoming).await?;
-            read = timer.elapsed() - before;
-            verbs::serve(call, body).await
-        };
-        let mut panicked = false;
-        let serve = AssertUnwindSafe(serve).catch_unwind();
-        let served = match limit {
-            Some(limit) => tokio::time::timeout(limit, serve).await.unwrap_or_else(|_| Ok(Err(limits::timed_out()))),
-            None => serve.await,
-        };
-        let result = served.unwrap_or_else(|panic| {
-            panicked = true;
-            let text = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied()).unwrap_or("");
-            tracing::error!(panic = text, "request handler panicked");
-            Err(Status::internal("this request caused the server to panic; look in its log"))
-        });
-        let refused = result.as_ref().err().cloned();
-        let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, shape));
-        said.add_to(&mut reply);
-        if let Some(record) = said.audited() {
-            reply = record.answered(reply, refused.as_ref(), panicked, &said).await;
-        }
-        audit::sign(&mut reply, id);
-        let code = reply.status().as_u16();
-        let took = timer.elapsed();
-        if took > SLOW && !long {
-            let (method, path) = line;
-            tracing::warn!(%method, path, code, ?took, ?waited, ?read, "slow request");
-        }
-        let sizes = self.metrics.end(timer, code, known && (code != 404 || !path_is_free));
-        let (marks, ticket) = turn.unzip();
-        if let Some(marks) = marks {
-            marks.add_to(reply.headers_mut());
-        }
-        let reply = if gzip { gzip::compress(reply) } else { reply };
-        limits::held(reply, is_watch, ticket.flatten(), sizes, long)
     }
 }
 
