@@ -3,6 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
+use serde_json::Value;
 use skiff_e2e::up::{Up, eventually, free_port, needs_kubectl};
 
 const WEB: &str = "
@@ -184,7 +185,8 @@ fn by_hand(up: &Up) {
         let output = Command::new("curl").args(["-sf", "--max-time", "5", &url]).output().map_err(|e| e.to_string())?;
         if output.status.success() { Ok(String::from_utf8_lossy(&output.stdout).into_owned()) } else { Err(output.status.to_string()) }
     });
-    assert!(answer.contains("\"kind\":\"Deployment\""), "{answer}");
+    let answer: Value = serde_json::from_str(&answer).expect("an object");
+    assert_eq!(answer["kind"], "Deployment");
     proxy.kill().expect("kill kubectl proxy");
     proxy.wait().expect("wait for kubectl proxy");
 }
