@@ -1,7 +1,7 @@
 //! `kubectl` on some cluster, as a person types it.
 
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 
 use crate::up::eventually;
 
@@ -70,5 +70,38 @@ impl Kubectl {
             let out = String::from_utf8_lossy(&self.run(args).stdout).into_owned();
             if pass(&out) { Ok(out) } else { Err(out) }
         })
+    }
+}
+
+/// A program that goes on until this value goes, however the test ends.
+pub struct Running(Child);
+
+impl Running {
+    /// Starts it.
+    #[track_caller]
+    pub fn start(command: &mut Command) -> Self {
+        Self(command.spawn().expect("start a program"))
+    }
+}
+
+impl std::ops::Deref for Running {
+    type Target = Child;
+
+    fn deref(&self) -> &Child {
+        &self.0
+    }
+}
+
+impl std::ops::DerefMut for Running {
+    fn deref_mut(&mut self) -> &mut Child {
+        &mut self.0
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }

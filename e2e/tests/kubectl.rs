@@ -4,6 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 
 use serde_json::Value;
+use skiff_e2e::kubectl::Running;
 use skiff_e2e::up::{Up, eventually, free_port, needs_kubectl};
 
 const WEB: &str = "
@@ -179,7 +180,7 @@ fn by_hand(up: &Up) {
     up.ok(&["delete", "hpa", "web"]);
 
     let port = free_port();
-    let mut proxy = up.command(&["proxy", "--port", &port.to_string()]).stdout(Stdio::null()).spawn().expect("kubectl proxy");
+    let _proxy = Running::start(up.command(&["proxy", "--port", &port.to_string()]).stdout(Stdio::null()));
     let url = format!("http://127.0.0.1:{port}/apis/apps/v1/namespaces/default/deployments/web");
     let answer = eventually("kubectl proxy", || {
         let output = Command::new("curl").args(["-sf", "--max-time", "5", &url]).output().map_err(|e| e.to_string())?;
@@ -187,8 +188,6 @@ fn by_hand(up: &Up) {
     });
     let answer: Value = serde_json::from_str(&answer).expect("an object");
     assert_eq!(answer["kind"], "Deployment");
-    proxy.kill().expect("kill kubectl proxy");
-    proxy.wait().expect("wait for kubectl proxy");
 }
 
 #[test]

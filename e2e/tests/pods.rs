@@ -2,9 +2,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpStream, UdpSocket};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use skiff_e2e::kubectl::Running;
 use skiff_e2e::skip;
 use skiff_e2e::up::{BUSYBOX, Up, eventually, free_port, has, needs_busybox};
 
@@ -52,12 +53,11 @@ fn a_pod_is_used_in_every_way() {
 
 /// What is typed reaches the container's main process, and its answer comes back.
 fn attach(up: &Up) {
-    let mut child = up.command(&["attach", "-i", "shell"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("kubectl attach");
+    let mut child = Running::start(up.command(&["attach", "-i", "shell"]).stdin(Stdio::piped()).stdout(Stdio::piped()));
     child.stdin.as_mut().expect("its input").write_all(b"a line\n").expect("type");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("its output")).read_line(&mut line).expect("read");
     assert_eq!(line, "got a line\n");
-    end(child);
 }
 
 /// Files go in and come out whole.
@@ -79,11 +79,6 @@ fn debug(up: &Up) {
     up.shows(&["get", "pod", "web", "-o", "jsonpath={.status.ephemeralContainerStatuses[0].name}"], &["look"]);
 }
 
-fn end(mut child: Child) {
-    child.kill().expect("kill kubectl");
-    child.wait().expect("wait for kubectl");
-}
-
 fn get(address: &str, path: &str) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -96,16 +91,15 @@ fn get(address: &str, path: &str) -> std::io::Result<String> {
 /// port-forward to a pod, and the API by `kubectl proxy` with the pod behind it.
 fn forward(up: &Up) {
     let port = free_port();
-    let child = up.command(&["port-forward", "pod/web", &format!("{port}:80")]).stdout(Stdio::null()).spawn().expect("kubectl port-forward");
+    let forward = Running::start(up.command(&["port-forward", "pod/web", &format!("{port}:80")]).stdout(Stdio::null()));
     let answer = eventually("port-forward", || get(&format!("127.0.0.1:{port}"), "/"));
     assert!(answer.contains("from-a-pod"), "{answer}");
-    end(child);
+    drop(forward);
     let port = free_port();
-    let child = up.command(&["proxy", "--port", &port.to_string()]).stdout(Stdio::null()).spawn().expect("kubectl proxy");
+    let _proxy = Running::start(up.command(&["proxy", "--port", &port.to_string()]).stdout(Stdio::null()));
     let path = "/api/v1/namespaces/default/services/web/proxy/index.html";
     let answer = eventually("kubectl proxy", || get(&format!("127.0.0.1:{port}"), path));
     assert!(answer.contains("from-a-pod"), "{answer}");
-    end(child);
 }
 
 /// A machine beside this one: a network namespace on a wire of its own.
