@@ -181,12 +181,12 @@ impl Flow {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Takes in the objects. Levels that stay keep their requests. The mandatory objects count as there.
+    /// Takes in the objects. Levels that stay keep their requests. The first objects, which are made again when they lack, count as
+    /// there: while they are being written nobody must fall through to the last schema.
     fn configure(&self, levels: &[Value], schemas: &[Value]) {
         let old = self.config();
         let named = |objects: &[Value], first: Vec<Value>| -> Vec<Value> {
-            let lacking = first.into_iter().filter(|f| matches!(f["metadata"]["name"].as_str(), Some("exempt" | "catch-all")));
-            let lacking = lacking.filter(|f| !objects.iter().any(|o| o["metadata"]["name"] == f["metadata"]["name"])).collect::<Vec<_>>();
+            let lacking = first.into_iter().filter(|f| !objects.iter().any(|o| o["metadata"]["name"] == f["metadata"]["name"])).collect::<Vec<_>>();
             objects.iter().cloned().chain(lacking).collect()
         };
         let specs: Vec<LevelSpec> = named(levels, objects::levels()).iter().map(LevelSpec::read).collect();
