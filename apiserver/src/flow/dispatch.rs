@@ -1,8 +1,10 @@
 //! The state machine of one priority level: seats, queues, and whose turn it is. Pure: it is told the time, and says who may
 //! go on.
 //!
-//! Fair queuing as upstream has it: a virtual clock runs at the rate at which each busy queue would be served if all were
-//! served at once; a queue's next request is dispatched in the order of the virtual time at which it would be finished.
+//! Fair queuing by start times (SFQ): each queue has an account of the service it had, in seconds of seats; the virtual clock is
+//! where the account of whoever was let go on last stood before; a queue that was quiet begins there. Upstream's clock runs by
+//! the wall instead, at the rate of a level whose seats are all in use. Wide requests leave seats empty that the next is too
+//! wide for: then that clock runs ahead of what busy queues are served, and a newcomer waits until they have caught up.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -52,7 +54,7 @@ pub(super) enum Arrival {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<(Id, u32)>,
-    /// The virtual time at which the next request begins.
+    /// The service that was charged to it: the virtual time at which its next request begins.
     next: f64,
     /// Seats taken by requests out of this queue.
     seats: u32,
@@ -86,12 +88,8 @@ pub(super) struct Dispatcher {
     seats: u32,
     /// Seats that waiting requests ask for.
     wanted: u32,
-    /// Queues with anything running or waiting.
-    busy: usize,
-    /// The virtual clock, in seconds of service.
+    /// The virtual clock, in seconds of seats.
     clock: f64,
-    /// When the virtual clock was set.
-    at: Duration,
     next: Id,
     /// The most seats that were taken or asked for since somebody looked.
     peak: u32,
@@ -106,9 +104,7 @@ impl Dispatcher {
             running: HashMap::new(),
             seats: 0,
             wanted: 0,
-            busy: 0,
             clock: 0.0,
-            at: Duration::ZERO,
             next: 0,
             peak: 0,
         };
@@ -127,7 +123,6 @@ impl Dispatcher {
 
     /// Gives the level this many seats; answers who may go on.
     pub fn set_limit(&mut self, now: Duration, limit: u32) -> Vec<Id> {
-        self.advance(now);
         self.limit = limit;
         self.dispatch(now)
     }
@@ -145,7 +140,6 @@ impl Dispatcher {
 
     /// A request of the flow `flow` comes, and asks for `width` seats.
     pub fn arrive(&mut self, now: Duration, flow: u64, width: u32) -> Arrival {
-        self.advance(now);
         self.peak = self.peak.max(self.seats + self.wanted + width);
         if self.wanted > 0 || !self.fits(width) {
             self.take_back(now);
@@ -161,6 +155,7 @@ impl Dispatcher {
         };
         // The queue of the hand in which the least is going on.
         let queue = deal(flow, queues.max(1), hand).min_by_key(|queue| self.queues[*queue].load()).unwrap_or(0);
+        self.wake(queue);
         if self.wanted == 0 && self.fits(width) {
             self.next += 1;
             self.run(now, queue, id, width);
@@ -170,7 +165,6 @@ impl Dispatcher {
             return Arrival::Refuse(Reason::QueueFull);
         }
         self.next += 1;
-        self.wake(queue);
         self.queues[queue].waiting.push_back((id, width));
         self.wanted += width;
         // Another queue's head may need more seats than are free, while this one fits and is due before it.
@@ -179,14 +173,12 @@ impl Dispatcher {
 
     /// A request has ended, or won't wait any longer. Answers who may go on.
     pub fn leave(&mut self, now: Duration, id: Id) -> Vec<Id> {
-        self.advance(now);
         match self.running.remove(&id) {
             Some(running) => self.end(now, &running),
             None => {
                 for queue in &mut self.queues {
                     if let Some(at) = queue.waiting.iter().position(|(waiting, _)| *waiting == id) {
                         self.wanted -= queue.waiting.remove(at).map_or(0, |(_, width)| width);
-                        self.busy -= usize::from(!queue.busy());
                         break;
                     }
                 }
@@ -201,23 +193,12 @@ impl Dispatcher {
         queue.seats -= running.width;
         // What it really took, in place of the estimate.
         queue.next += f64::from(running.width) * (now.saturating_sub(running.began).as_secs_f64() - ESTIMATE);
-        self.busy -= usize::from(!queue.busy());
     }
 
     fn take_back(&mut self, now: Duration) {
         let stalled: Vec<Id> = self.running.iter().filter(|(_, r)| now.saturating_sub(r.began) > STALLED).map(|(id, _)| *id).collect();
         for running in stalled.iter().filter_map(|id| self.running.remove(id)).collect::<Vec<_>>() {
             self.end(now, &running);
-        }
-    }
-
-    /// Moves the virtual clock.
-    fn advance(&mut self, now: Duration) {
-        let passed = now.saturating_sub(self.at).as_secs_f64();
-        self.at = self.at.max(now);
-        if self.busy > 0 {
-            let served = f64::from((self.seats + self.wanted).min(self.limit.max(1)));
-            self.clock += passed * served / self.busy as f64;
         }
     }
 
@@ -230,17 +211,17 @@ impl Dispatcher {
     fn wake(&mut self, queue: usize) {
         let queue = &mut self.queues[queue];
         if !queue.busy() {
-            self.busy += 1;
-            queue.next = self.clock;
+            queue.next = queue.next.max(self.clock);
         }
     }
 
-    fn run(&mut self, now: Duration, queue: usize, id: Id, width: u32) {
-        self.wake(queue);
-        self.queues[queue].seats += width;
-        self.queues[queue].next += f64::from(width) * ESTIMATE;
+    fn run(&mut self, now: Duration, at: usize, id: Id, width: u32) {
+        let queue = &mut self.queues[at];
+        self.clock = self.clock.max(queue.next);
+        queue.seats += width;
+        queue.next += f64::from(width) * ESTIMATE;
         self.seats += width;
-        self.running.insert(id, Running { queue, width, began: now });
+        self.running.insert(id, Running { queue: at, width, began: now });
     }
 
     /// Lets those go on whose turn it is, as long as they find seats.
@@ -257,11 +238,7 @@ impl Dispatcher {
             }
             self.queues[at].waiting.pop_front();
             self.wanted -= width;
-            // The queue was busy, so it is still counted.
-            self.queues[at].seats += width;
-            self.queues[at].next += f64::from(width) * ESTIMATE;
-            self.seats += width;
-            self.running.insert(id, Running { queue: at, width, began: now });
+            self.run(now, at, id, width);
             started.push(id);
         }
         started
@@ -340,7 +317,8 @@ mod tests {
         level.leave(ms(2), 2);
         level.leave(ms(2), 3);
         level.leave(ms(2), 3);
-        assert_eq!((level.load(), level.busy), ((0, 0), 0));
+        assert_eq!(level.load(), (0, 0));
+        assert!(level.queues.iter().all(|queue| !queue.busy()));
     }
 
     #[test]
@@ -391,7 +369,8 @@ mod tests {
         check(4, &[(77, 20, 1)], &[395..=405]);
         // A flood of 100 beside one that asks one by one: that one nearly never waits for more than one of the others.
         check(4, &[(77, 100, 1), (1_234_567, 1, 1)], &[300..=360, 45..=100]);
-        // Wide requests are charged by their width: narrow ones pass them by.
+        // Wide requests are charged by their width: narrow ones pass them by, and go into the gap that wide ones leave.
         check(8, &[(77, 50, 4), (1_234_567, 1, 1)], &[90..=200, 35..=101]);
+        check(9, &[(77, 50, 4), (1_234_567, 1, 1)], &[195..=202, 95..=101]);
     }
 }
