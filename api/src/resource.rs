@@ -107,6 +107,19 @@ pub struct SelectableField {
     pub absent: Text,
 }
 
+impl SelectableField {
+    /// The object's value as field selectors compare it.
+    pub fn value<'a>(&'a self, object: &'a Value) -> Cow<'a, str> {
+        match self.path.iter().try_fold(object, |here, key| here.get(key.as_ref())) {
+            Some(Value::String(text)) => text.as_str().into(),
+            Some(Value::Null) | None if self.label == "source" => text(object, &["reportingComponent"]).into(),
+            Some(Value::Null) | None => self.absent.as_ref().into(),
+            Some(Value::Array(_) | Value::Object(_)) => "".into(),
+            Some(other) => other.to_string().into(),
+        }
+    }
+}
+
 /// Where a resource's schema comes from.
 #[derive(Clone, Debug)]
 pub enum ResourceSchema {
@@ -163,15 +176,7 @@ impl Resource {
         if let Some(name @ ("name" | "namespace")) = label.strip_prefix("metadata.") {
             return Some(text(object, &["metadata", name]).into());
         }
-        let field = self.selectable_fields.iter().find(|f| f.label == label)?;
-        let value = field.path.iter().try_fold(object, |here, key| here.get(key.as_ref()));
-        Some(match value {
-            Some(Value::String(text)) => text.as_str().into(),
-            Some(Value::Null) | None if label == "source" => text(object, &["reportingComponent"]).into(),
-            Some(Value::Null) | None => field.absent.as_ref().into(),
-            Some(Value::Array(_) | Value::Object(_)) => "".into(),
-            Some(other) => other.to_string().into(),
-        })
+        self.selectable_fields.iter().find(|f| f.label == label).map(|field| field.value(object))
     }
 
     /// What to say of a field selector that names a label this resource doesn't take.

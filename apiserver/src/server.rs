@@ -25,6 +25,7 @@ use crate::dial::Dialer;
 use crate::encryption::{self, Encrypted, Encryption};
 use crate::flow::{self, Flow};
 use crate::metrics::Metrics;
+use crate::admission::Acting;
 use crate::options::{self, Options};
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
@@ -96,6 +97,7 @@ pub struct Server {
     pub(crate) authority: Authority,
     pub(crate) advertise: (IpAddr, u16),
     pub(crate) dialer: Arc<dyn Dialer>,
+    pub(crate) acting: Acting,
     pub(crate) access: Access,
     pub(crate) auditor: Auditor,
     pub(crate) webhooks: Arc<Webhooks>,
@@ -136,6 +138,7 @@ impl Server {
             store: config.store,
             hooks: Hooks::default(),
             policies: Policies::default(),
+            acting: Acting::read(&config.options)?,
             access: Access::read(&config.options, &config.authority)?,
             auditor: Auditor::open(&config.options, &webhooks, metrics.audit.clone())?,
             webhooks,
@@ -290,5 +293,5 @@ fn kept(resources: &[Arc<Resource>]) -> Vec<(String, Fields)> {
 /// The resource's selectable fields beyond its name and namespace.
 pub(crate) fn fields_of(resource: &Resource) -> Fields {
     let own = resource.selectable_fields.iter().filter(|f| !matches!(f.label.as_ref(), "metadata.name" | "metadata.namespace"));
-    own.map(|f| (f.label.to_string(), f.path.iter().map(ToString::to_string).collect())).collect()
+    own.cloned().collect()
 }

@@ -35,6 +35,28 @@ pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Error> {
     json_patch::patch(target, &patch).map_err(|e| Error::Unprocessable(e.to_string()))
 }
 
+/// What strict validation says of members that an operation of a JSON patch doesn't have.
+pub fn unknown_members(patch: &Value) -> Vec<String> {
+    let operations = patch.as_array().into_iter().flatten().enumerate();
+    let members = operations.flat_map(|(i, operation)| operation.as_object().into_iter().flat_map(|o| o.keys()).map(move |name| (i, name)));
+    let unknown = members.filter(|(_, name)| !matches!(name.as_str(), "op" | "path" | "from" | "value"));
+    unknown.map(|(i, name)| format!("json patch unknown field \"[{i}].{name}\"")).collect()
+}
+
+/// The value as Go prints it with `%v`, as errors about strategic merge patches show them: `map[a:[1 <nil>]]`.
+pub fn as_go_prints(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(items) => format!("[{}]", items.iter().map(as_go_prints).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => {
+            let members: Vec<String> = map.iter().map(|(name, member)| format!("{name}:{}", as_go_prints(member))).collect();
+            format!("map[{}]", members.join(" "))
+        }
+    }
+}
+
 /// Applies a merge patch (RFC 7386).
 pub fn merge_patch(target: &mut Value, patch: &Value) {
     json_patch::merge(target, patch);
@@ -45,6 +67,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn words_about_patches() {
+        let patch = json!({"metadata": {"labels": "x", "q": [1, 2.5, null, {"a": true}]}});
+        assert_eq!(as_go_prints(&patch), "map[metadata:map[labels:x q:[1 2.5 <nil> map[a:true]]]]");
+        assert_eq!(unknown_members(&json!([{"op": "add", "foo": 1}])), [r#"json patch unknown field "[0].foo""#]);
+    }
 
     #[test]
     fn json_patches_fail_whole_and_never_panic() {

@@ -15,7 +15,7 @@ const QUIET_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernete
 #[async_trait]
 impl Plugin for DefaultTolerationSeconds {
     async fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
-        if !request.creates("", "pods") {
+        if !request.is_of("", "pods") {
             return Ok(());
         }
         for key in QUIET_TAINTS {

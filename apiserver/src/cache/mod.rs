@@ -15,7 +15,7 @@ use skiff_store::{Entry, Error, Event, Page, Revision, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use object::{Fields, Form, Object, Tidy, encode, field_text, labels_of};
+pub use object::{Fields, Form, Object, Tidy, encode, labels_of};
 pub use resource::{Change, Filter, Listed, ResourceCache, TooOld};
 
 /// How long a reader waits for the cache to catch up with the store.

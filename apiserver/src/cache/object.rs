@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
+use skiff_api::resource::SelectableField;
 use skiff_api::{protobuf, value};
 use skiff_store::Revision;
 
@@ -19,7 +20,7 @@ pub struct Object {
     pub key: Arc<str>,
     /// The revision of the write that made this version: the object's `resourceVersion`.
     pub revision: Revision,
-    /// The stored JSON: `apiVersion` and `kind` first, then `metadata` (without a resource version), then the rest.
+    /// The stored JSON: `kind` and `apiVersion` first, then `metadata` (without a resource version), then the rest.
     pub bytes: Bytes,
     /// Where in `bytes` the member `"metadata":{` begins.
     metadata: usize,
@@ -35,8 +36,8 @@ pub struct Object {
     message: OnceLock<Bytes>,
 }
 
-/// The selectable fields of a resource beyond `metadata.name` and `metadata.namespace`: label and path.
-pub type Fields = Arc<[(String, Vec<String>)]>;
+/// The selectable fields of a resource beyond `metadata.name` and `metadata.namespace`.
+pub type Fields = Arc<[SelectableField]>;
 
 /// Makes of a stored object what readers see.
 pub type Tidy = Arc<dyn Fn(&mut Value) + Send + Sync>;
@@ -89,7 +90,7 @@ impl Object {
                 }
                 // Written by somebody else, with its members in another order.
                 let bytes = if offset.is_none() { encode(&object).into() } else { bytes };
-                (labels_of(&object), fields.iter().map(|(_, path)| field_text(&object, path)).collect(), bytes)
+                (labels_of(&object), fields.iter().map(|field| field.value(&object).into_owned()).collect(), bytes)
             }
         };
         let metadata = metadata_offset(&bytes).unwrap_or(bytes.len());
@@ -103,8 +104,9 @@ impl Object {
 
     /// Whether the object is in this version, as far as can be told without reading it.
     pub fn is_in_version(&self, api_version: &str) -> bool {
-        let head = self.bytes.strip_prefix(b"{\"apiVersion\":\"").and_then(|rest| rest.strip_prefix(api_version.as_bytes()));
-        head.is_some_and(|rest| rest.first() == Some(&b'"'))
+        let head = self.bytes.get(..self.metadata).unwrap_or_default();
+        let member = format!("\"apiVersion\":\"{api_version}\"");
+        head.windows(member.len()).any(|part| part == member.as_bytes())
     }
 
     /// The same object as of a later revision: what a watch shows of a deleted one.
@@ -177,20 +179,12 @@ pub fn labels_of(object: &Value) -> BTreeMap<String, String> {
     labels.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
 }
 
-/// A field's text as field selectors compare it: empty when the field isn't there.
-pub fn field_text(object: &Value, path: &[String]) -> String {
-    match path.iter().try_fold(object, |v, key| v.get(key)) {
-        Some(Value::String(text)) => text.clone(),
-        None | Some(Value::Null) => String::new(),
-        Some(other) => other.to_string(),
-    }
-}
-
 /// The JSON that the store keeps: type first, then metadata, and never a resource version, which is the store's to say.
 pub fn encode(object: &Value) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
     out.push(b'{');
-    for key in ["apiVersion", "kind"] {
+    // Upstream's order: clients have been seen to count on it.
+    for key in ["kind", "apiVersion"] {
         if let Some(text) = object.get(key).and_then(Value::as_str) {
             out.extend_from_slice(format!("\"{key}\":{},", Value::from(text)).as_bytes());
         }
@@ -256,7 +250,7 @@ mod tests {
     #[test]
     fn the_resource_version_is_spliced_in() {
         let pod = json!({"kind": "Pod", "apiVersion": "v1", "data": 1, "metadata": {"name": "a", "resourceVersion": "3"}});
-        check(pod.clone(), false, r#"{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"7","name":"a"},"data":1}"#);
+        check(pod.clone(), false, r#"{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"7","name":"a"},"data":1}"#);
         check(pod, true, r#"{"metadata":{"resourceVersion":"7","name":"a"},"data":1}"#);
         check(json!({"kind": "Pod"}), false, r#"{"kind":"Pod","metadata":{"resourceVersion":"7"}}"#);
     }

@@ -95,7 +95,8 @@ pub(crate) fn set(call: &Call, current: &Value, scale: &Value) -> Result<Value, 
         Value::Null => 0,
         other => other.as_i64().ok_or_else(|| Status::bad_request("Scale in version \"v1\" cannot be handled as a Scale: spec.replicas is no whole number"))?,
     };
-    if replicas < 0 || replicas > i64::from(i32::MAX) {
+    // Custom objects are judged as a whole.
+    if call.resource.custom().is_none() && (replicas < 0 || replicas > i64::from(i32::MAX)) {
         let error = field::Error::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
         return Err(Status::invalid("autoscaling", "Scale", &call.info.name, &[error]));
     }

@@ -54,12 +54,13 @@ async fn insert_named(write: &mut Write<'_>, mut object: Value, book: bool) -> R
     if call.resource.namespaced {
         value::object_mut(&mut object, &["metadata"]).insert("namespace".into(), call.info.namespace.as_str().into());
     }
-    admission::mutate(write, &mut object, None).await?;
-    stamp(&mut object, &call.info.namespace, strategy.has_generation());
-    strategy.prepare_create(call, &mut object);
+    // What admission and the strategy add is nobody's.
     if book {
         write.book(None, &mut object, &strategy.reset_fields(""));
     }
+    admission::mutate(write, &mut object, None).await?;
+    stamp(&mut object, &call.info.namespace, strategy.has_generation());
+    strategy.prepare_create(call, &mut object);
     write.check(&object, &validation::validate_create(&call.resource, &object))?;
     write.note(&object, None);
     strategy.check_create(write, &object).await?;

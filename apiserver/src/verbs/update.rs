@@ -77,13 +77,14 @@ pub(super) async fn finish(
     let strategy = call.strategy();
     let mut new = view.merge(new, &old);
     keep_system_metadata(&mut new, &old);
+    // What admission and the strategy add is nobody's.
+    if book {
+        write.book(Some(&old), &mut new, &strategy.reset_fields(&call.info.subresource));
+    }
     admission::mutate(write, &mut new, Some(&old)).await?;
     strategy.prepare_update(call, &mut new, &old);
     if strategy.has_generation() && !view.is_status() {
         bump_generation(&mut new, &old, strategy.generation_counts_annotations(), view.counts_status());
-    }
-    if book {
-        write.book(Some(&old), &mut new, &strategy.reset_fields(&call.info.subresource));
     }
     let errors = validation::validate_subresource_update(&call.resource, &call.info.subresource, &new, &old);
     write.check(&new, &errors)?;

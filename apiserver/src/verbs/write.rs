@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::header;
 use serde_json::{Map, Value};
 use skiff_api::apply::{self, Manager, Operation};
+use skiff_api::schema::Schema;
 use skiff_api::{Status, clock, defaults, field, json, protobuf, random, validation, value};
 use skiff_store::{Entry, Error, Guard};
 
@@ -68,13 +69,25 @@ impl<'a> Write<'a> {
         self.take_in(object.value, object.duplicates)
     }
 
-    /// Prunes, checks and defaults an object that a client made, or a patch of it.
-    pub fn take_in(&mut self, mut object: Value, duplicates: Vec<String>) -> Result<Value, Status> {
+    /// Prunes, checks and defaults an object that a client made.
+    pub fn take_in(&mut self, object: Value, duplicates: Vec<String>) -> Result<Value, Status> {
         let resource = &self.call.resource;
-        let (kind, version) = (&resource.kind, resource.api_version());
-        check_type(&mut object, kind, &version)?;
+        let kind = &resource.kind;
         let cannot = |why: String| Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", resource.version));
-        let unknown = resource.schema().prune(&mut object).map_err(cannot)?;
+        self.take_in_as(object, duplicates, Schema::prune, &cannot)
+    }
+
+    /// The same with another way of reading, and what a refusal is made of the reason. For what a patch made.
+    pub fn take_in_as(
+        &mut self,
+        mut object: Value,
+        duplicates: Vec<String>,
+        prune: fn(&Schema, &mut Value) -> Result<Vec<String>, String>,
+        cannot: &dyn Fn(String) -> Status,
+    ) -> Result<Value, Status> {
+        let resource = &self.call.resource;
+        check_type(&mut object, &resource.kind, &resource.api_version())?;
+        let unknown = prune(resource.schema(), &mut object).map_err(cannot)?;
         if self.options.validation != FieldValidation::Ignore {
             let faults: Vec<String> = duplicates.into_iter().chain(unknown.iter().map(|path| format!("unknown field {path:?}"))).collect();
             if self.options.validation == FieldValidation::Strict && !faults.is_empty() {
