@@ -32,8 +32,11 @@ for name, d in openapi.items():
         by_kind.setdefault((gvk["group"], gvk["version"], gvk["kind"]), name)
 
 # resources.tsv and columns.tsv ---------------------------------------------------------------------------------------
+# Paths are those of the stored version.
 FIELD_PATHS = {
-    ("events", "source"): "source.component", ("jobs", "status.successful"): "status.succeeded:0",
+    ("events", "source"): "source.component:.reportingComponent", ("events", "reportingController"): "reportingComponent",
+    **{("events", f"regarding.{f}"): f"involvedObject.{f}" for f in ("apiVersion", "fieldPath", "kind", "name", "namespace", "resourceVersion", "uid")},
+    ("jobs", "status.successful"): "status.succeeded:0",
     ("pods", "spec.host"): "spec.nodeName", ("pods", "spec.hostNetwork"): "spec.hostNetwork:false",
     ("nodes", "spec.unschedulable"): "spec.unschedulable:false", ("replicationcontrollers", "status.replicas"): "status.replicas:0",
 }

@@ -1,6 +1,6 @@
 //! The workloads of the apps group, and ReplicationControllers.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::check::{At, Errors, int_or_percent_value, same};
 use super::{meta, pod, storage};
@@ -214,11 +214,23 @@ pub(super) fn stateful_set(e: &mut Errors, object: &At) {
     }
     selector(e, &at, "statefulset");
     matching_template(e, at.value, &spec.at("template"));
-    lasting_template(e, &spec.at("template"), "StatefulSet");
+    let template = with_claims(spec.at("template").value, &spec.at("volumeClaimTemplates"));
+    lasting_template(e, &At::root(&template).called(spec.below("template")), "StatefulSet");
     e.optional_form(&spec.at("serviceName"), names::dns_label);
     for claim in spec.at("volumeClaimTemplates").items() {
         storage::claim_spec(e, &claim.at("spec"));
     }
+}
+
+/// The template of a StatefulSet's pods with the volumes that they get of its claims.
+fn with_claims(template: &Value, claims: &At) -> Value {
+    let mut template = template.clone();
+    let volumes: Vec<Value> = claims.items().map(|claim| claim.at("metadata.name").str()).map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})).collect();
+    if template.get("spec").is_some_and(Value::is_object) && !volumes.is_empty() {
+        let own = crate::value::items(&template, &["spec", "volumes"]).iter().filter(|own| volumes.iter().all(|v| v["name"] != own["name"]));
+        template["spec"]["volumes"] = own.cloned().chain(volumes.iter().cloned()).collect();
+    }
+    template
 }
 
 fn set_strategy(e: &mut Errors, strategy: &At) {

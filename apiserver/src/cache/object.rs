@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
-use skiff_api::resource::SelectableField;
+use skiff_api::resource::{Resource, SelectableField};
 use skiff_api::{protobuf, value};
 use skiff_store::Revision;
 
@@ -51,9 +51,17 @@ pub struct Form {
     pub tidy: Option<Tidy>,
 }
 
-impl From<Fields> for Form {
-    fn from(fields: Fields) -> Self {
-        Self { fields, tidy: None }
+impl Form {
+    /// Of a resource with these versions: an object is selected by what any of them offers.
+    pub fn of<'a>(versions: impl IntoIterator<Item = &'a Resource>, tidy: Option<Tidy>) -> Self {
+        let mut fields: Vec<SelectableField> = Vec::new();
+        for field in versions.into_iter().flat_map(|r| &r.selectable_fields) {
+            let known = matches!(field.label.as_ref(), "metadata.name" | "metadata.namespace") || fields.iter().any(|f| f.label == field.label);
+            if !known {
+                fields.push(field.clone());
+            }
+        }
+        Self { fields: fields.into(), tidy }
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
-use skiff_api::resource::{self, Resource, SelectableField};
+use skiff_api::resource::{self, Resource};
 use skiff_api::value::{at, text};
 use skiff_store::Revision;
 
@@ -185,14 +185,8 @@ fn built_in(resource: &Resource) -> bool {
 
 /// How stored objects of the resources, versions of one kind, are read.
 fn form(versions: &[Arc<Resource>]) -> Form {
-    let mut fields: Vec<SelectableField> = Vec::new();
-    for field in versions.iter().flat_map(|r| &r.selectable_fields) {
-        if !fields.iter().any(|known| known.label == field.label) {
-            fields.push(field.clone());
-        }
-    }
     let tidy = versions.first().and_then(|r| r.custom().cloned()).map(|custom| -> Tidy { Arc::new(move |object| custom.tidy(object)) });
-    Form { fields: fields.into(), tidy }
+    Form::of(versions.iter().map(Arc::as_ref), tidy)
 }
 
 /// Writes a definition's status, as a client would.
