@@ -8,7 +8,8 @@ use skiff_api::resource::{Resource, ResourceSchema, Subresource};
 use super::{Dialect, Used, definition_name, list_name};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-const MEDIA: [&str; 2] = ["application/json", "application/yaml"];
+const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
 const PATCHES: [&str; 4] =
     ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
 
@@ -54,6 +55,27 @@ const LIST: &[(&str, &str)] = &[
 ];
 const DELETE: &[(&str, &str)] =
     &[("dryRun", "string"), ("gracePeriodSeconds", "integer"), ("orphanDependents", "boolean"), ("propagationPolicy", "string")];
+
+/// What the query parameters mean.
+const DESCRIBED: [(&str, &str); 17] = [
+    ("allowWatchBookmarks", "Whether a watch may have events of type BOOKMARK, which only tell how far it has come."),
+    ("continue", "The token of the page before: the list goes on where that ended."),
+    ("dryRun", "With All nothing is kept: the answer is what would have been."),
+    ("fieldManager", "The name under which the changed fields are owned."),
+    ("fieldSelector", "Narrows the list of returned objects by their fields. Defaults to everything."),
+    ("fieldValidation", "What becomes of unknown and repeated fields: Ignore, Warn (the default) or Strict."),
+    ("force", "Whether an apply takes over fields that others own. Only for apply patches."),
+    ("gracePeriodSeconds", "How many seconds the object has before it is deleted; zero means at once."),
+    ("labelSelector", "Narrows the list of returned objects by their labels. Defaults to everything."),
+    ("limit", "The most objects that a list has; the rest follows by its continue token."),
+    ("orphanDependents", "Deprecated: propagationPolicy says it. Whether dependents stay."),
+    ("propagationPolicy", "What becomes of dependents: Orphan, Background or Foreground."),
+    ("resourceVersion", "Which version of the data is asked for; how exactly, resourceVersionMatch says."),
+    ("resourceVersionMatch", "How resourceVersion is meant: Exact or NotOlderThan."),
+    ("sendInitialEvents", "Whether a watch begins with what there is, and a bookmark after it."),
+    ("timeoutSeconds", "How long the list or watch may take."),
+    ("watch", "Watch for changes to the described resources, as a stream of events, in place of a list."),
+];
 
 struct Writer {
     dialect: Dialect,
@@ -164,6 +186,9 @@ impl Writer {
             }
             .into();
         }
+        if let Some((_, words)) = DESCRIBED.iter().find(|(known, _)| *known == name).filter(|_| place == "query") {
+            parameter["description"] = (*words).into();
+        }
         match self.dialect {
             Dialect::V2 => parameter["type"] = kind.into(),
             Dialect::V3 => {
@@ -188,9 +213,24 @@ impl Writer {
         let mut parameters: Vec<Value> = operation.query.iter().map(|(name, kind)| self.parameter(name, "query", kind)).collect();
         let custom = matches!(resource.schema, ResourceSchema::Custom(_));
         let patches: Vec<&str> = PATCHES.into_iter().filter(|p| !custom || !p.contains("strategic")).collect();
-        let media: Vec<&str> = if operation.method == "patch" { patches } else { MEDIA.to_vec() };
+        let media: Vec<&str> = if operation.method == "patch" { patches } else { MEDIA[..2].to_vec() };
         let answer = self.schema(&operation.answer);
-        let code = if operation.method == "post" { "201" } else { "200" };
+        let codes: &[(&str, &str)] = match operation.action {
+            "post" => &[("200", "OK"), ("201", "Created"), ("202", "Accepted")],
+            "put" | "patch" => &[("200", "OK"), ("201", "Created")],
+            "delete" => &[("200", "OK"), ("202", "Accepted")],
+            _ => &[("200", "OK")],
+        };
+        let spoken: Vec<&str> = match operation.action {
+            "list" => MEDIA.into_iter().chain(STREAMS).collect(),
+            _ => MEDIA.to_vec(),
+        };
+        // Custom resources have no messages.
+        let spoken: Vec<&str> = spoken.into_iter().filter(|media| !custom || !media.contains("protobuf")).collect();
+        let answers = |answer: &dyn Fn(&str) -> Value| -> Value {
+            let unauthorized = ("401".to_owned(), json!({"description": "Unauthorized"}));
+            codes.iter().map(|(code, words)| ((*code).to_owned(), answer(words))).chain([unauthorized]).collect::<Map<_, _>>().into()
+        };
         let body = operation.body.as_deref().map(|definition| self.schema(definition));
         match self.dialect {
             Dialect::V2 => {
@@ -198,9 +238,9 @@ impl Writer {
                     parameters.push(json!({"name": "body", "in": "body", "required": operation.method != "delete", "schema": body}));
                 }
                 written["consumes"] = if operation.method == "get" { json!(["*/*"]) } else { json!(media) };
-                written["produces"] = json!(MEDIA);
+                written["produces"] = json!(spoken);
                 written["schemes"] = json!(["https"]);
-                written["responses"] = json!({code: {"description": "OK", "schema": answer}, "401": {"description": "Unauthorized"}});
+                written["responses"] = answers(&|words| json!({"description": words, "schema": answer}));
             }
             Dialect::V3 => {
                 let content = |media: &[&str], schema: &Value| -> Value {
@@ -209,7 +249,7 @@ impl Writer {
                 if let Some(body) = body {
                     written["requestBody"] = json!({"content": content(&media, &body)});
                 }
-                written["responses"] = json!({code: {"description": "OK", "content": content(&MEDIA, &answer)}, "401": {"description": "Unauthorized"}});
+                written["responses"] = answers(&|words| json!({"description": words, "content": content(&spoken, &answer)}));
             }
         }
         if !parameters.is_empty() {
