@@ -173,9 +173,9 @@ SPECIAL = {"io.k8s.apimachinery.pkg.api.resource.Quantity": "quantity", "io.k8s.
            "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime": "microtime", "io.k8s.apimachinery.pkg.util.intstr.IntOrString": "intstr",
            "io.k8s.apimachinery.pkg.runtime.RawExtension": "any", "io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1": "any",
            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON": "any",
-           "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray": "any",
-           "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool": "any",
-           "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray": "any"}
+           "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray": "schema|list",
+           "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool": "schema|bool",
+           "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray": "schema|strings"}
 SCALAR = {("string", None): "string", ("string", "byte"): "bytes", ("boolean", None): "bool", ("number", "double"): "number",
           ("integer", "int32"): "int32", ("integer", "int64"): "int64"}
 need = []
