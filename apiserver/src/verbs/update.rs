@@ -72,7 +72,7 @@ pub(super) async fn finish(
         }
     } else if write.requires_version() {
         let error = skiff_api::field::Error::invalid("metadata.resourceVersion", 0, "must be specified for an update");
-        return Err(Status::invalid(call.resource.kind_group(), &call.resource.kind, name, &[error]));
+        return Err(Status::invalid(&call.resource.group, &call.resource.plural, name, &[error]));
     }
     let strategy = call.strategy();
     let mut new = view.merge(new, &old);
@@ -100,6 +100,6 @@ pub(super) async fn finish(
 impl Write<'_> {
     /// Whether an update must say which version it replaces.
     fn requires_version(&self) -> bool {
-        self.call.info.verb == "update" && self.call.info.subresource.is_empty() && self.call.strategy().requires_version()
+        self.call.info.verb == "update" && matches!(self.call.info.subresource.as_str(), "" | "status") && self.call.strategy().requires_version()
     }
 }
