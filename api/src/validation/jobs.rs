@@ -13,7 +13,12 @@ use crate::names;
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
 
 pub(super) fn job(e: &mut Errors, job: &At) {
-    meta::object_meta(e, job, true, meta::subdomain);
+    // Labels that it has of its template are judged there.
+    let mut own = json!({"metadata": job.at("metadata").value});
+    if job.at("metadata.labels").value == job.at("spec.template.metadata.labels").value {
+        crate::value::remove(&mut own, &["metadata", "labels"]);
+    }
+    meta::object_meta(e, &At::root(&own), true, meta::subdomain);
     let spec = job.at("spec");
     let selector = spec.at("selector");
     if !spec.at("manualSelector").flag() && selector.is_set() {

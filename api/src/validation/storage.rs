@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::check::{At, Errors, same};
-use super::volume::{csi_driver_name, one_source, shared_rules};
-use super::{diff, meta, resources, scheduling};
+use super::volume::csi_driver_name;
+use super::{diff, meta, resources, scheduling, sources};
 use crate::names;
 use crate::schema::Schema;
 
@@ -15,6 +15,13 @@ const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
 const SOURCES: [&str; 22] = [
     "gcePersistentDisk", "awsElasticBlockStore", "hostPath", "glusterfs", "nfs", "rbd", "iscsi", "flexVolume", "cinder", "cephfs", "fc",
     "flocker", "azureFile", "vsphereVolume", "quobyte", "azureDisk", "photonPersistentDisk", "portworxVolume", "scaleIO", "local",
+    "storageos", "csi",
+];
+
+/// The same in the order in which upstream looks at them.
+const LOOKED_AT: [&str; 22] = [
+    "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "glusterfs", "flocker", "nfs", "rbd", "quobyte", "cephfs", "iscsi", "cinder",
+    "fc", "flexVolume", "azureFile", "vsphereVolume", "photonPersistentDisk", "portworxVolume", "azureDisk", "scaleIO", "local",
     "storageos", "csi",
 ];
 
@@ -59,10 +66,17 @@ fn volume_spec(e: &mut Errors, spec: &At) {
             e.required(&affinity.at("required"), "must specify required node constraints");
         }
     }
-    let found = one_source(e, spec, &SOURCES, |e, kind, source| match kind {
+    let found = sources::one_source(e, spec, &LOOKED_AT, |e, kind, source| match kind {
         "csi" => {
             csi_driver_name(e, &source.at("driver"));
             e.filled(&source.at("volumeHandle"));
+            for secret in ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"] {
+                let secret = source.at(secret);
+                if secret.is_set() {
+                    e.required_form(&secret.at("name"), names::dns_subdomain);
+                    e.required_form(&secret.at("namespace"), names::dns_label);
+                }
+            }
         }
         "local" => {
             e.filled(&source.at("path"));
@@ -71,7 +85,7 @@ fn volume_spec(e: &mut Errors, spec: &At) {
                 e.required(&spec.at("nodeAffinity"), "Local volume requires node affinity");
             }
         }
-        _ => shared_rules(e, kind, source),
+        _ => sources::rules(e, kind, source, true),
     });
     if found == 0 {
         e.required(spec, "must specify a volume type");

@@ -1,6 +1,6 @@
 //! The workloads of the apps group, and ReplicationControllers.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::check::{At, Errors, int_or_percent_value, same};
 use super::{meta, pod, storage};
@@ -8,6 +8,7 @@ use crate::field::Error;
 use crate::labels::Selector;
 use crate::names;
 use crate::schema::Schema;
+use crate::value::items;
 
 const MISMATCH: &str = "`selector` does not match template `labels`";
 
@@ -205,20 +206,45 @@ pub(super) fn stateful_set(e: &mut Errors, object: &At) {
         let at = spec.at("persistentVolumeClaimRetentionPolicy").at(field);
         e.maybe_one_of(&at, &["Retain", "Delete"]);
     }
-    for field in ["replicas", "minReadySeconds", "ordinals.start", "revisionHistoryLimit"] {
+    for claim in spec.at("volumeClaimTemplates").items() {
+        storage::claim_spec(e, &claim.at("spec"));
+    }
+    for field in ["replicas", "minReadySeconds", "ordinals.start"] {
         e.non_negative(&spec.at(field));
     }
+    e.optional_form(&spec.at("serviceName"), names::dns_label);
     let at = spec.at("selector");
     if !at.is_set() {
         e.required(&at, "");
     }
     selector(e, &at, "statefulset");
-    matching_template(e, at.value, &spec.at("template"));
-    lasting_template(e, &spec.at("template"), "StatefulSet");
-    e.optional_form(&spec.at("serviceName"), names::dns_label);
-    for claim in spec.at("volumeClaimTemplates").items() {
-        storage::claim_spec(e, &claim.at("spec"));
+    if Selector::from_label_selector(at.value).is_err() {
+        e.invalid_shown(&at, shown("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector", at.value), "");
+    } else {
+        matching_template(e, at.value, &spec.at("template"));
+        let template = with_claims(&spec);
+        lasting_template(e, &At { value: &template, path: spec.below("template") }, "StatefulSet");
     }
+}
+
+/// The template as the controller will use it: with a volume for each claim, and names of its own.
+fn with_claims(spec: &At) -> Value {
+    let mut template = spec.at("template").value.clone();
+    for given in ["subdomain", "hostname"] {
+        crate::value::remove(&mut template, &["spec", given]);
+    }
+    let claims: Vec<Value> = spec.at("volumeClaimTemplates").items().map(|claim| claim.at("metadata.name").str().into()).collect();
+    if !claims.is_empty() {
+        let others = items(&template, &["spec", "volumes"]).iter().filter(|volume| !claims.contains(&volume["name"])).cloned();
+        let mut volumes: Vec<Value> = Vec::new();
+        for volume in claims.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})).chain(others) {
+            if !volumes.contains(&volume) {
+                volumes.push(volume);
+            }
+        }
+        template["spec"]["volumes"] = volumes.into();
+    }
+    template
 }
 
 fn set_strategy(e: &mut Errors, strategy: &At) {
@@ -232,12 +258,6 @@ fn set_strategy(e: &mut Errors, strategy: &At) {
         "OnDelete" => {}
         "RollingUpdate" => {
             e.non_negative(&rolling.at("partition"));
-            let unavailable = rolling.at("maxUnavailable");
-            e.int_or_percent(&unavailable);
-            if unavailable.is_set() && int_or_percent_value(&unavailable) == 0 {
-                e.invalid(&unavailable, "cannot be 0");
-            }
-            e.at_most_all(&unavailable);
         }
         _ => {
             let value = shown("io.k8s.api.apps.v1.StatefulSetUpdateStrategy", strategy.value);

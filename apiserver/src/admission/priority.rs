@@ -44,8 +44,15 @@ impl Plugin for Priority {
                 asked.unwrap_or(0)
             )));
         }
-        if value::text(pod, &["spec", "preemptionPolicy"]).is_empty() {
-            pod["spec"]["preemptionPolicy"] = policy.into();
+        match value::at(pod, &["spec", "preemptionPolicy"]) {
+            Value::Null => pod["spec"]["preemptionPolicy"] = policy.into(),
+            asked if asked != policy => {
+                return Err(refuse(&format!(
+                    "the string value of PreemptionPolicy ({}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name",
+                    asked.as_str().unwrap_or("")
+                )));
+            }
+            _ => {}
         }
         pod["spec"]["priority"] = json!(number);
         if let Some(class) = class

@@ -119,6 +119,14 @@ fn phase_time(volume: &mut Value, old: Option<&Value>) {
     }
 }
 
+/// The status of a new autoscaler, whose fields differ by version.
+fn no_metrics_yet(autoscaler: &mut Value, old: Option<&Value>) {
+    if old.is_none() {
+        let first = value::text(autoscaler, &["apiVersion"]) == "autoscaling/v1";
+        autoscaler["status"] = if first { json!({"currentReplicas": 0, "desiredReplicas": 0}) } else { json!({"desiredReplicas": 0, "currentMetrics": null}) };
+    }
+}
+
 /// What is served here is available from the start.
 fn local_at_once(service: &mut Value, old: Option<&Value>) {
     if old.is_none() && !value::at(service, &["spec", "service"]).is_object() {
@@ -135,6 +143,13 @@ fn template_generation(set: &mut Value, old: Option<&Value>) {
     let changed = old.is_none_or(|old| value::at(old, &["spec", "template"]) != value::at(set, &["spec", "template"]));
     let generation = (before + i64::from(changed)).max(1);
     value::object_mut(set, &["metadata", "annotations"]).insert(ANNOTATION.into(), generation.to_string().into());
+}
+
+/// Of its secrets a service account says the names alone.
+fn secret_names(account: &mut Value, _: Option<&Value>) {
+    for secret in account.get_mut("secrets").and_then(Value::as_array_mut).into_iter().flatten() {
+        *secret = secret.get("name").map_or_else(|| json!({}), |name| json!({"name": name}));
+    }
 }
 
 /// What a secret says in plain text is data like the rest, and is kept as such.
@@ -154,6 +169,7 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("", "PodTemplate", COUNTED),
     ("", "ReplicationController", Facts { status: Some(no_replicas), orphaning: Orphaning::Orphan, ..COUNTED }),
     ("", "Secret", Facts { prepare: string_data, ..PLAIN }),
+    ("", "ServiceAccount", Facts { prepare: secret_names, ..PLAIN }),
     ("", "ResourceQuota", Facts { status: Some(empty), at_once: true, ..PLAIN }),
     ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", STRICT),
     ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", STRICT),
@@ -170,7 +186,7 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("apps", "Deployment", Facts { status: Some(empty), annotations: true, ..COUNTED }),
     ("apps", "ReplicaSet", Facts { status: Some(no_replicas), ..COUNTED }),
     ("apps", "StatefulSet", Facts { status: Some(|| json!({"replicas": 0, "availableReplicas": 0})), ..COUNTED }),
-    ("autoscaling", "HorizontalPodAutoscaler", Facts { status: Some(|| json!({"desiredReplicas": 0, "currentMetrics": null})), ..PLAIN }),
+    ("autoscaling", "HorizontalPodAutoscaler", Facts { prepare: no_metrics_yet, ..PLAIN }),
     ("batch", "CronJob", Facts { status: Some(empty), ..COUNTED }),
     ("coordination.k8s.io", "Lease", Facts { requires_version: false, ..UPSERT }),
     ("discovery.k8s.io", "EndpointSlice", COUNTED),
@@ -278,7 +294,10 @@ const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
 
 impl Strategy for Namespaces {
     fn prepare_create(&self, _call: &Call, object: &mut Value) {
-        object["spec"] = json!({"finalizers": ["kubernetes"]});
+        let finalizers = value::object_mut(object, &["spec"]).entry("finalizers").or_insert_with(|| json!([]));
+        if let Some(list) = finalizers.as_array_mut().filter(|list| !list.iter().any(|f| f == "kubernetes")) {
+            list.push("kubernetes".into());
+        }
         object["status"] = json!({"phase": "Active"});
     }
 
@@ -340,6 +359,12 @@ impl Strategy for Pods {
 
     fn prepare_create(&self, _call: &Call, object: &mut Value) {
         object["status"] = json!({"phase": "Pending", "qosClass": skiff_api::pod::qos_class(object)});
+        if !value::items(object, &["spec", "schedulingGates"]).is_empty() {
+            object["status"]["conditions"] = json!([{
+                "type": "PodScheduled", "status": "False", "lastProbeTime": null, "lastTransitionTime": now_text(), "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+            }]);
+        }
     }
 
     fn grace(&self, object: &Value, asked: Option<i64>) -> i64 {
