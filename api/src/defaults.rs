@@ -170,7 +170,10 @@ fn computed(definition: &str, map: &mut Map<String, Value>) {
         }
         "core.v1.LimitRangeItem" if str_of(map, "type") == "Container" => limit_range_item(map),
         "apps.v1.Deployment" => rolling_update(object(map, "spec"), "strategy", [("maxUnavailable", "25%".into()), ("maxSurge", "25%".into())]),
-        "apps.v1.DaemonSet" => rolling_update(object(map, "spec"), "updateStrategy", [("maxUnavailable", 1.into()), ("maxSurge", 0.into())]),
+        "apps.v1.DaemonSet" => {
+            set(object(object(map, "metadata"), "annotations"), "deprecated.daemonset.template.generation", "0".into());
+            rolling_update(object(map, "spec"), "updateStrategy", [("maxUnavailable", 1.into()), ("maxSurge", 0.into())]);
+        }
         "apps.v1.StatefulSet" => stateful_set(object(map, "spec")),
         "batch.v1.Job" => job(map),
         "autoscaling.v1.HorizontalPodAutoscaler" => {
@@ -204,7 +207,7 @@ pub fn pull_policy(image: &str) -> &'static str {
     let good = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
     // What is no image's name has no tag.
     match (tag, digest) {
-        (Some("latest"), _) | (None, None) if path.split('/').all(good) => "Always",
+        (Some("latest"), _) | (None, None) if repository.len() <= 255 && path.split('/').all(good) => "Always",
         _ => "IfNotPresent",
     }
 }
@@ -310,6 +313,10 @@ fn rolling_update(spec: &mut Map<String, Value>, strategy: &str, defaults: [(&st
 
 fn stateful_set(spec: &mut Map<String, Value>) {
     object(spec, "persistentVolumeClaimRetentionPolicy");
+    for claim in list_mut(spec, "volumeClaimTemplates") {
+        set(claim, "apiVersion", "v1".into());
+        set(claim, "kind", "PersistentVolumeClaim".into());
+    }
     let strategy = object(spec, "updateStrategy");
     if str_of(strategy, "type").is_empty() {
         object(strategy, "rollingUpdate");

@@ -559,7 +559,7 @@ mod tests {
         assert_eq!(errors(json!({"validations": [{"expression": "1"}]})), ["spec.validations[0].expression: Invalid value: \"1\": must evaluate to bool but got int"]);
         assert_eq!(errors(json!({"validations": [{"expression": "params == 1"}]})).len(), 1);
         assert_eq!(errors(json!({"validations": [{"expression": "request.foo == 1"}]})).len(), 1);
-        assert_eq!(errors(json!({"variables": [{"name": "a-b", "expression": "1"}]})), ["spec.variables[0].name: Invalid value: \"a-b\": name is not a valid CEL identifier"]);
+        assert_eq!(errors(json!({"variables": [{"name": "a-b", "expression": "1"}]})), ["spec.variables[0].name: Invalid value: \"a-b\": must be a valid CEL identifier"]);
         assert_eq!(errors(json!({"mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "1"}}]})), ["spec.mutations[0].jsonPatch.expression: Invalid value: \"1\": must evaluate to list(JSONPatch) but got int"]);
     }
 

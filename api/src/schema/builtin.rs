@@ -60,6 +60,15 @@ pub fn definition_names() -> impl Iterator<Item = &'static str> {
     definitions().keys().copied()
 }
 
+/// The values of a named Go type of text, of those that have a closed set: from `data/enums.tsv`. `definition` is one that
+/// has a field of the type.
+pub fn enum_values(definition: &str, go_type: &str) -> Option<&'static serde_json::Value> {
+    static ENUMS: OnceLock<HashMap<&'static str, serde_json::Value>> = OnceLock::new();
+    let read = |line: &'static str| line.split_once('\t').and_then(|(name, values)| Some((name, serde_json::from_str(values).ok()?)));
+    let enums = ENUMS.get_or_init(|| include_str!("../../data/enums.tsv").lines().skip(1).filter_map(read).collect());
+    enums.get(format!("{}.{}", definition.rsplit_once('.')?.0, go_type.rsplit('.').next()?).as_str())
+}
+
 /// `Container` of `io.k8s.api.core.v1.Container`, and `v1.Container`.
 fn go_names(definition: &'static str) -> (&'static str, &'static str) {
     let short = definition.rfind('.').map_or(definition, |i| &definition[i + 1..]);

@@ -13,7 +13,7 @@ use std::ops::Deref;
 
 use serde_json::Value;
 
-pub use builtin::{Definition, definition_names};
+pub use builtin::{Definition, definition_names, enum_values};
 
 /// A node of a structural schema.
 #[derive(Clone, Debug, Default)]

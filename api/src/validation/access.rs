@@ -53,7 +53,13 @@ pub(super) fn cluster_role(e: &mut Errors, role: &At) {
     if role.at("aggregationRule").is_set() && selectors.is_empty() {
         e.required(&selectors, "at least one clusterRoleSelector required if aggregationRule is non-nil");
     }
-    selectors.items().for_each(|selector| meta::label_selector(e, &selector));
+    for selector in selectors.items() {
+        let before = e.0.len();
+        meta::label_selector(e, &selector);
+        if e.has_since(before) {
+            e.invalid_value(&selector, Value::Null, "invalid label selector.");
+        }
+    }
 }
 
 pub(super) fn cluster_role_update(e: &mut Errors, new: &At, old: &Value) {

@@ -188,8 +188,10 @@ const KINDS: &[Rules] = &[
     kind("scheduling.k8s.io", "PriorityClass", cluster::priority_class, cluster::priority_class_update),
     kind("storage.k8s.io", "CSIDriver", storage::driver, storage::driver_update),
     kind("storage.k8s.io", "CSINode", storage::csi_node, storage::csi_node_update),
+    kind("storage.k8s.io", "CSIStorageCapacity", storage::capacity, storage::capacity_update),
     kind("storage.k8s.io", "StorageClass", storage::class, storage::class_update),
     kind("storage.k8s.io", "VolumeAttachment", storage::attachment, storage::attachment_update),
+    kind("storage.k8s.io", "VolumeAttributesClass", storage::attributes_class, storage::attributes_class_update),
 ];
 
 fn rules_of(resource: &Resource) -> Option<&'static Rules> {

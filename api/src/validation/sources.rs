@@ -33,8 +33,10 @@ pub(super) fn one_source(e: &mut Errors, holder: &At, kinds: &[&str], rules: imp
             continue;
         }
         found += 1;
-        if found > 1 {
-            e.forbidden(&source, "may not specify more than 1 volume type");
+        // Upstream calls one of them by another name here, and never refuses the persistent volumes of another.
+        if found > 1 && !(*kind == "flexVolume" && kinds.contains(&"local")) {
+            let path = if *kind == "cephfs" { holder.below("cephFS") } else { source.path.clone() };
+            e.forbidden(&source.called(path), "may not specify more than 1 volume type");
         } else {
             // Upstream calls this one by another name.
             let path = if *kind == "gcePersistentDisk" { holder.below("persistentDisk") } else { source.path.clone() };

@@ -143,7 +143,12 @@ pub(super) fn client(e: &mut Errors, at: &At) {
             }
             Some(("https", rest)) if rest.contains(['?', '#']) => e.invalid(&url, format!("query parameters and fragments are not permitted{form}")),
             Some(("https", _)) => {}
-            scheme => e.invalid_value(&url, scheme.map_or("", |(s, _)| s), format!("'https' is the only allowed URL scheme{form}")),
+            scheme => {
+                e.invalid_value(&url, scheme.map_or("", |(s, _)| s), format!("'https' is the only allowed URL scheme{form}"));
+                if scheme.is_none_or(|(_, rest)| rest.split('/').next().unwrap_or("").is_empty()) {
+                    e.invalid_value(&url, "", format!("host must be specified{form}"));
+                }
+            }
         }
     } else {
         for field in ["name", "namespace"].map(|f| service.at(f)) {
@@ -206,7 +211,7 @@ pub(super) fn policy(e: &mut Errors, object: &At) {
                 e.invalid(&field, "must not contain line breaks");
             }
         }
-        e.maybe_one_of(&validation.at("reason"), &["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"]);
+        e.maybe_one_of(&validation.at("reason"), &["Forbidden", "Invalid", "RequestEntityTooLarge"]);
     }
     e.0.extend(Policy::compile(spec.value).1);
 }

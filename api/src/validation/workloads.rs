@@ -10,6 +10,7 @@ use crate::names;
 use crate::schema::Schema;
 use crate::value::items;
 
+pub(super) const LABEL_SELECTOR: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector";
 const MISMATCH: &str = "`selector` does not match template `labels`";
 
 /// A value as upstream's messages show its internal struct.
@@ -53,7 +54,7 @@ fn selector_and_template(e: &mut Errors, spec: &At) {
     }
     selector(e, &at, "deployment");
     match Selector::from_label_selector(at.value) {
-        Err(_) => e.invalid(&at, "invalid label selector"),
+        Err(_) => e.invalid_shown(&at, shown(LABEL_SELECTOR, at.value), "invalid label selector"),
         Ok(_) => {
             matching_template(e, at.value, &spec.at("template"));
             lasting_template(e, &spec.at("template"), "ReplicaSet");
@@ -219,7 +220,7 @@ pub(super) fn stateful_set(e: &mut Errors, object: &At) {
     }
     selector(e, &at, "statefulset");
     if Selector::from_label_selector(at.value).is_err() {
-        e.invalid_shown(&at, shown("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector", at.value), "");
+        e.invalid_shown(&at, shown(LABEL_SELECTOR, at.value), "");
     } else {
         matching_template(e, at.value, &spec.at("template"));
         let template = with_claims(&spec);
@@ -294,8 +295,11 @@ pub(super) fn stateful_set_update(e: &mut Errors, new: &At, old: &Value) {
 
 pub(super) fn controller_revision(e: &mut Errors, object: &At) {
     meta::object_meta(e, object, true, meta::subdomain);
-    if !object.at("data").is_set() {
-        e.required(&object.at("data"), "data is mandatory");
+    let data = object.at("data");
+    if !data.is_set() {
+        e.required(&data, "data is mandatory");
+    } else if !data.value.is_object() {
+        e.required(&data, "data must be a valid JSON object");
     }
     e.non_negative(&object.at("revision"));
 }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
-use skiff_api::{Status, value};
+use skiff_api::{Status, random, value};
 
 use skiff_store::Revision;
 
@@ -145,6 +145,35 @@ fn template_generation(set: &mut Value, old: Option<&Value>) {
     value::object_mut(set, &["metadata", "annotations"]).insert(ANNOTATION.into(), generation.to_string().into());
 }
 
+/// A limit range without a name gets one.
+fn own_name(limits: &mut Value, _: Option<&Value>) {
+    if value::text(limits, &["metadata", "name"]).is_empty() {
+        value::object_mut(limits, &["metadata"]).insert("name".into(), random::uid().into());
+    }
+}
+
+/// The older field for where a new claim's data is from knows claims and snapshots alone; both fields say the same.
+fn data_sources(claim: &mut Value, old: Option<&Value>) {
+    let Some(spec) = claim.get_mut("spec").and_then(Value::as_object_mut).filter(|_| old.is_none()) else { return };
+    let group = |source: &Value| value::text(source, &["apiGroup"]).to_owned();
+    let known = |source: &Value| match value::text(source, &["kind"]) {
+        "PersistentVolumeClaim" => group(source).is_empty(),
+        kind => kind == "VolumeSnapshot" && group(source) == "snapshot.storage.k8s.io",
+    };
+    if spec.get("dataSource").is_some_and(|source| !known(source)) {
+        spec.remove("dataSource");
+    }
+    // Sources of other namespaces are a feature that is off.
+    if spec.get("dataSourceRef").is_some_and(|source| !value::text(source, &["namespace"]).is_empty()) {
+        spec.remove("dataSourceRef");
+    }
+    match (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned()) {
+        (Some(source), None) => drop(spec.insert("dataSourceRef".into(), source)),
+        (None, Some(source)) => drop(spec.insert("dataSource".into(), source)),
+        _ => {}
+    }
+}
+
 /// Of its secrets a service account says the names alone.
 fn secret_names(account: &mut Value, _: Option<&Value>) {
     for secret in account.get_mut("secrets").and_then(Value::as_array_mut).into_iter().flatten() {
@@ -163,9 +192,9 @@ fn string_data(secret: &mut Value, _: Option<&Value>) {
 const FACTS: &[(&str, &str, Facts)] = &[
     ("", "Endpoints", UPSERT),
     ("", "Event", UPSERT),
-    ("", "LimitRange", HEEDED),
+    ("", "LimitRange", Facts { prepare: own_name, ..HEEDED }),
     ("", "PersistentVolume", Facts { status: Some(|| json!({"phase": "Pending"})), prepare: phase_time, ..PLAIN }),
-    ("", "PersistentVolumeClaim", Facts { status: Some(|| json!({"phase": "Pending"})), ..PLAIN }),
+    ("", "PersistentVolumeClaim", Facts { status: Some(|| json!({"phase": "Pending"})), prepare: data_sources, ..PLAIN }),
     ("", "PodTemplate", COUNTED),
     ("", "ReplicationController", Facts { status: Some(no_replicas), orphaning: Orphaning::Orphan, ..COUNTED }),
     ("", "Secret", Facts { prepare: string_data, ..PLAIN }),
@@ -498,6 +527,13 @@ impl Strategy for SigningRequests {
 
     fn prepare_update(&self, _call: &Call, new: &mut Value, old: &Value) {
         new["spec"] = old["spec"].clone();
+    }
+
+    fn reset_fields(&self, subresource: &str) -> Vec<&'static [&'static str]> {
+        match subresource {
+            "" => vec![&["spec"], &["status"]],
+            _ => vec![&["spec"]],
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use skiff_api::{Status, random, validation, value};
 
+use super::update::DELETION;
 use super::write::{Write, stamp};
 use super::Call;
 use crate::admission;
@@ -54,6 +55,9 @@ async fn insert_named(write: &mut Write<'_>, mut object: Value, book: bool) -> R
     let strategy = call.strategy();
     if call.resource.namespaced {
         value::object_mut(&mut object, &["metadata"]).insert("namespace".into(), call.info.namespace.as_str().into());
+    }
+    for key in DELETION {
+        value::remove(&mut object, &["metadata", key]);
     }
     // What the server adds from here on is nobody's.
     if book {

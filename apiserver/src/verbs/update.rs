@@ -14,7 +14,7 @@ use crate::http::encode::Shown;
 use crate::subresources::scale;
 
 /// What only a deletion writes.
-const DELETION: [&str; 2] = ["deletionTimestamp", "deletionGracePeriodSeconds"];
+pub(super) const DELETION: [&str; 2] = ["deletionTimestamp", "deletionGracePeriodSeconds"];
 
 /// Carries out an UPDATE through a view.
 pub(super) async fn update(call: &Call, body: &Bytes, view: View) -> Result<Reply, Status> {
