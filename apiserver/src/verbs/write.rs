@@ -65,18 +65,22 @@ impl<'a> Write<'a> {
     /// the resource's version: pruned by the schema, with defaults.
     pub fn decode(&mut self, body: &Bytes) -> Result<Value, Status> {
         let object = parse_body(self.call, body)?;
-        self.take_in(object.value, object.duplicates)
+        self.take_in(object.value, object.duplicates, if is_json(self.call) { body } else { &[] })
     }
 
-    /// Prunes, checks and defaults an object that a client made, or a patch of it.
-    pub fn take_in(&mut self, mut object: Value, duplicates: Vec<String>) -> Result<Value, Status> {
+    /// Prunes, checks and defaults an object that a client made, or a patch of it. `text` is the JSON that it was read from, if
+    /// it was: what is wrong is told in its order.
+    pub fn take_in(&mut self, mut object: Value, duplicates: Vec<String>, text: &[u8]) -> Result<Value, Status> {
         let resource = &self.call.resource;
         let (kind, version) = (&resource.kind, resource.api_version());
         check_type(&mut object, kind, &version)?;
         let cannot = |why: String| Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", resource.version));
         let unknown = resource.schema().prune(&mut object).map_err(cannot)?;
         if self.options.validation != FieldValidation::Ignore {
-            let faults: Vec<String> = duplicates.into_iter().chain(unknown.iter().map(|path| format!("unknown field {path:?}"))).collect();
+            let faults = match (text, resource.custom()) {
+                (text, None) if !text.is_empty() && !(duplicates.is_empty() && unknown.is_empty()) => json::faults(text, &unknown),
+                _ => duplicates.into_iter().chain(unknown.iter().map(|path| format!("unknown field {path:?}"))).collect(),
+            };
             if self.options.validation == FieldValidation::Strict && !faults.is_empty() {
                 return Err(cannot(format!("strict decoding error: {}", faults.join(", "))));
             }
@@ -207,11 +211,18 @@ pub(crate) fn parse_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Stat
     read_body(call, body).inspect(|read| call.notes.sent(&read.value))
 }
 
-fn read_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Status> {
+fn media(call: &Call) -> &str {
     let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let media = content_type.split(';').next().unwrap_or("").trim();
-    match media {
-        "" | "application/json" | "*/*" => json::parse(body).map_err(|why| {
+    content_type.split(';').next().unwrap_or("").trim()
+}
+
+fn is_json(call: &Call) -> bool {
+    matches!(media(call), "" | "application/json" | "*/*")
+}
+
+fn read_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Status> {
+    match media(call) {
+        _ if is_json(call) => json::parse(body).map_err(|why| {
             let kind = &call.resource.kind;
             let shown = if body.is_empty() { "<empty>".into() } else { String::from_utf8_lossy(&body[..body.len().min(1024)]) };
             Status::bad_request(format!(
