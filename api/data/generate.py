@@ -32,8 +32,11 @@ for name, d in openapi.items():
         by_kind.setdefault((gvk["group"], gvk["version"], gvk["kind"]), name)
 
 # resources.tsv and columns.tsv ---------------------------------------------------------------------------------------
+# Paths are those of the stored version.
 FIELD_PATHS = {
-    ("events", "source"): "source.component", ("jobs", "status.successful"): "status.succeeded:0",
+    ("events", "source"): "source.component:.reportingComponent", ("events", "reportingController"): "reportingComponent",
+    **{("events", f"regarding.{f}"): f"involvedObject.{f}" for f in ("apiVersion", "fieldPath", "kind", "name", "namespace", "resourceVersion", "uid")},
+    ("jobs", "status.successful"): "status.succeeded:0",
     ("pods", "spec.host"): "spec.nodeName", ("pods", "spec.hostNetwork"): "spec.hostNetwork:false",
     ("nodes", "spec.unschedulable"): "spec.unschedulable:false", ("replicationcontrollers", "status.replicas"): "status.replicas:0",
 }
@@ -171,9 +174,9 @@ SPECIAL = {"io.k8s.apimachinery.pkg.api.resource.Quantity": "quantity", "io.k8s.
            "io.k8s.apimachinery.pkg.apis.meta.v1.MicroTime": "microtime", "io.k8s.apimachinery.pkg.util.intstr.IntOrString": "intstr",
            "io.k8s.apimachinery.pkg.runtime.RawExtension": "any", "io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1": "any",
            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSON": "any",
-           "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray": "any",
-           "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool": "any",
-           "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray": "any"}
+           "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrArray": "schema|list",
+           "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrBool": "schema|bool",
+           "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray": "schema|strings"}
 SCALAR = {("string", None): "string", ("string", "byte"): "bytes", ("boolean", None): "bool", ("number", "double"): "number",
           ("integer", "int32"): "int32", ("integer", "int64"): "int64"}
 # Fields of features that are off by default, which the server drops.

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::schema::{Kind, Object, Schema};
+use crate::schema::{Kind, Object, Other, Schema};
 
 mod write;
 
@@ -66,63 +66,20 @@ fn read_line(line: &'static str) -> Option<(&'static str, Vec<(&'static str, Vec
     Some((name, properties))
 }
 
-/// What JSON shows in one of several forms, and protobuf as a message with a field for each: the unions of
-/// `JSONSchemaProps`. A union's schema is "anything", so it is known by its property.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Union {
-    /// `JSONSchemaPropsOrBool {allows=1, schema=2}`
-    Bool,
-    /// `JSONSchemaPropsOrArray {schema=1, jSONSchemas=2}`
-    Array,
-    /// A map to `JSONSchemaPropsOrStringArray {schema=1, property=2}`.
-    Dependencies,
-}
-
-const JSON_SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
-
-impl Union {
-    fn of(definition: &str, property: &str) -> Option<Self> {
-        match property {
-            _ if definition != JSON_SCHEMA => None,
-            "items" => Some(Self::Array),
-            "additionalProperties" | "additionalItems" => Some(Self::Bool),
-            "dependencies" => Some(Self::Dependencies),
-            _ => None,
-        }
-    }
-}
-
-/// A union of `JSONSchemaProps`, read.
-fn union(union: Union, found: &[Field<'_>], depth: usize) -> Result<Value, Error> {
-    let schema = |bytes: &[u8]| message(Schema::builtin(JSON_SCHEMA).ok_or(Error::Malformed)?, bytes, depth);
-    if union == Union::Dependencies {
-        let mut map = Map::new();
-        for entry in found {
-            let entry = parts(*entry)?;
-            let member = fields(bytes_at(&entry, 2))?;
-            let member = match member.iter().find(|(number, _)| *number == 1) {
-                Some(_) => schema(bytes_at(&member, 1))?,
-                None => texts(&member, 2)?,
-            };
-            map.insert(text(bytes_at(&entry, 1))?, member);
-        }
-        return Ok(map.into());
-    }
-    let Some(last) = found.last() else { return Ok(Value::Null) };
-    let parts = parts(*last)?;
-    let number = if union == Union::Bool { 2 } else { 1 };
+/// A message with a field for each form: `JSONSchemaPropsOrArray {schema=1, jSONSchemas=2}`,
+/// `JSONSchemaPropsOrBool {allows=1, schema=2}`, `JSONSchemaPropsOrStringArray {schema=1, property=2}`.
+fn schema_or(other: Other, bytes: &[u8], depth: usize) -> Result<Value, Error> {
+    let parts = fields(bytes)?;
+    let schema = |bytes: &[u8]| message(Schema::json_schema().ok_or(Error::Malformed)?, bytes, depth);
+    let number = if other == Other::Bool { 2 } else { 1 };
     if parts.iter().any(|(n, _)| *n == number) {
         return schema(bytes_at(&parts, number));
     }
-    if union == Union::Bool {
-        return Ok((varint_at(&parts, 1) != 0).into());
+    match other {
+        Other::Bool => Ok((varint_at(&parts, 1) != 0).into()),
+        Other::List => parts.iter().filter_map(|(n, field)| if let (2, Field::Bytes(bytes)) = (n, field) { Some(schema(bytes)) } else { None }).collect(),
+        Other::Strings => texts(&parts, 2),
     }
-    let all = parts.iter().filter_map(|(n, field)| if let (2, Field::Bytes(bytes)) = (n, field) { Some(schema(bytes)) } else { None });
-    all.collect()
-}
-
-fn parts(field: Field<'_>) -> Result<Vec<(u32, Field<'_>)>, Error> {
-    if let Field::Bytes(bytes) = field { fields(bytes) } else { Err(Error::Malformed) }
 }
 
 /// The texts of a repeated field.
@@ -264,10 +221,7 @@ fn object_message(object: &Object, bytes: &[u8], depth: usize) -> Result<Value, 
         let Some(property) = object.property(property) else { continue };
         let found = at(bytes, path)?;
         if !found.is_empty() {
-            let member = match Union::of(object.definition, &property.name) {
-                Some(kind) => union(kind, &found, depth + 1)?,
-                None => value(&property.schema, &found, depth + 1)?,
-            };
+            let member = value(&property.schema, &found, depth + 1)?;
             if !member.is_null() {
                 made.insert(property.name.to_string(), member);
             }
@@ -361,6 +315,7 @@ fn scalar(schema: &Schema, field: Field<'_>, depth: usize) -> Result<Value, Erro
             b"" => Value::Null,
             raw => serde_json::from_slice(raw).map_err(|_| Error::Malformed)?,
         },
+        (Kind::SchemaOr(other), Field::Bytes(bytes)) => schema_or(*other, bytes, depth + 1)?,
         (Kind::Object(_), Field::Bytes(bytes)) => message(schema, bytes, depth + 1)?,
         _ => return Err(Error::Malformed),
     })

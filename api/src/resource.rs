@@ -101,10 +101,25 @@ pub struct Subresource {
 pub struct SelectableField {
     /// `spec.nodeName`
     pub label: Text,
-    /// `["spec", "nodeName"]`; most labels are their own paths.
+    /// `["spec", "nodeName"]` in the stored version; most labels are their own paths.
     pub path: Vec<Text>,
-    /// The value of an object without the field.
+    /// The value of an object without the field; a path to look at instead when it begins with a dot.
     pub absent: Text,
+}
+
+impl SelectableField {
+    /// The value that a selector compares; `object` is in the version that is stored.
+    pub fn value<'a>(&'a self, object: &'a Value) -> Cow<'a, str> {
+        match self.path.iter().try_fold(object, |here, key| here.get(key.as_ref())) {
+            Some(Value::String(text)) => text.as_str().into(),
+            Some(Value::Null) | None => match self.absent.strip_prefix('.') {
+                Some(path) => text(object, &path.split('.').collect::<Vec<_>>()).into(),
+                None => self.absent.as_ref().into(),
+            },
+            Some(Value::Array(_) | Value::Object(_)) => "".into(),
+            Some(other) => other.to_string().into(),
+        }
+    }
 }
 
 /// Where a resource's schema comes from.
@@ -157,23 +172,6 @@ impl Resource {
         self.custom().map_or_else(|| format!("{}List", self.kind), |custom| custom.list_kind.clone())
     }
 
-    /// The value that a field selector compares, `None` for a label that this resource doesn't take
-    /// ([`Resource::unknown_label`] is what to say then).
-    pub fn field_value<'a>(&'a self, label: &str, object: &'a Value) -> Option<Cow<'a, str>> {
-        if let Some(name @ ("name" | "namespace")) = label.strip_prefix("metadata.") {
-            return Some(text(object, &["metadata", name]).into());
-        }
-        let field = self.selectable_fields.iter().find(|f| f.label == label)?;
-        let value = field.path.iter().try_fold(object, |here, key| here.get(key.as_ref()));
-        Some(match value {
-            Some(Value::String(text)) => text.as_str().into(),
-            Some(Value::Null) | None if label == "source" => text(object, &["reportingComponent"]).into(),
-            Some(Value::Null) | None => field.absent.as_ref().into(),
-            Some(Value::Array(_) | Value::Object(_)) => "".into(),
-            Some(other) => other.to_string().into(),
-        })
-    }
-
     /// What to say of a field selector that names a label this resource doesn't take.
     pub fn unknown_label(&self, label: &str) -> String {
         self.selector_error.replace("<label>", label)
@@ -186,7 +184,7 @@ impl Resource {
 }
 
 /// `data/resources.tsv`: a line a resource, its columns named in the first line. A subresource is
-/// `name=[[group/]version/]Kind(verbs)`, a selectable field `label[=path[:value when absent]]`.
+/// `name=[[group/]version/]Kind(verbs)`, a selectable field `label[=path[:value when absent, or .path to look at then]]`.
 const RESOURCES: &str = include_str!("../data/resources.tsv");
 
 /// `data/columns.tsv`: a line a column, in the order of their resource's table.
@@ -313,9 +311,10 @@ mod tests {
     fn fields_for_selectors() {
         let check = |plural, label: &str, object: Value, expected: Option<&str>| {
             let resource = catalogue().iter().find(|r| r.plural == plural).expect(plural);
-            assert_eq!(resource.field_value(label, &object).as_deref(), expected, "{plural} {label}");
+            let field = resource.selectable_fields.iter().find(|f| f.label == label);
+            assert_eq!(field.map(|f| f.value(&object)).as_deref(), expected, "{plural} {label}");
         };
-        check("pods", "metadata.name", json!({"metadata": {"name": "p"}}), Some("p"));
+        check("nodes", "spec.unschedulable", json!({"spec": {}}), Some("false"));
         check("pods", "spec.host", json!({"spec": {"nodeName": "n"}}), Some("n"));
         check("pods", "spec.hostNetwork", json!({}), Some("false"));
         check("pods", "spec.x", json!({}), None);

@@ -46,7 +46,7 @@ impl Head {
     fn read(parts: Parts) -> Self {
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
-        let offer = Offer { streams: matches!(info.verb, "list" | "watch"), watch: info.verb == "watch", custom: false };
+        let offer = Offer { streams: matches!(info.verb, "list" | "watch"), watch: info.verb == "watch", ..Offer::default() };
         let negotiated = Shape::negotiate(&parts.headers, offer);
         Self { negotiated, offer, long: limits::long_running(&info), query, info, parts }
     }
@@ -64,10 +64,9 @@ impl Head {
     fn shape_of(&self, resource: &Resource) -> Result<Shape, Status> {
         if subresources::streams(&self.info) {
             Ok(self.shape())
-        } else if resource.custom().is_some() {
-            Shape::negotiate(&self.parts.headers, Offer { custom: true, ..self.offer })
         } else {
-            self.negotiated.clone()
+            let verbs = resource.subresource(&self.info.subresource).map_or(&resource.verbs, |subresource| &subresource.verbs);
+            Shape::negotiate(&self.parts.headers, Offer { custom: resource.custom().is_some(), answers: !verbs.has("get"), ..self.offer })
         }
     }
 

@@ -1,5 +1,6 @@
 //! The server: its parts, and how it comes up.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
 use crate::audit::Auditor;
 use crate::auth::{self, Access};
-use crate::cache::{Cache, Fields};
+use crate::cache::{Cache, Form};
 use crate::dial::Dialer;
 use crate::encryption::{self, Encrypted, Encryption};
 use crate::flow::{self, Flow};
@@ -274,21 +275,9 @@ impl Server {
     }
 }
 
-/// The prefixes and selectable fields of the resources that are stored, each once.
-fn kept(resources: &[Arc<Resource>]) -> Vec<(String, Fields)> {
-    let mut kept: Vec<(String, Fields)> = Vec::new();
-    for resource in resources.iter().filter(|r| !r.storage_prefix.is_empty()) {
-        // Of a resource in several versions the stored one's fields are read, for its bytes are in that version.
-        if resource.stored_as == resource.api_version() || !kept.iter().any(|(prefix, _)| *prefix == resource.storage_prefix) {
-            kept.retain(|(prefix, _)| *prefix != resource.storage_prefix);
-            kept.push((resource.storage_prefix.to_string(), fields_of(resource)));
-        }
-    }
-    kept
-}
-
-/// The resource's selectable fields beyond its name and namespace.
-pub(crate) fn fields_of(resource: &Resource) -> Fields {
-    let own = resource.selectable_fields.iter().filter(|f| !matches!(f.label.as_ref(), "metadata.name" | "metadata.namespace"));
-    own.map(|f| (f.label.to_string(), f.path.iter().map(ToString::to_string).collect())).collect()
+/// The prefixes of the resources that are stored, each once, and how their objects are read.
+fn kept(resources: &[Arc<Resource>]) -> Vec<(String, Form)> {
+    let prefixes: BTreeSet<&str> = resources.iter().map(|r| r.storage_prefix.as_ref()).filter(|prefix| !prefix.is_empty()).collect();
+    let form = |prefix: &str| Form::of(resources.iter().filter(|r| r.storage_prefix == prefix).map(Arc::as_ref), None);
+    prefixes.into_iter().map(|prefix| (prefix.to_owned(), form(prefix))).collect()
 }

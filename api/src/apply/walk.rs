@@ -83,7 +83,7 @@ fn collect(schema: &Schema, value: &Value, path: &mut Vec<String>, set: &mut Fie
     match (shape(schema, value), value) {
         (Shape::Leaf, _) => {
             match (&schema.kind, value) {
-                (_, Value::Null) | (Kind::Any, _) => {}
+                (_, Value::Null) | (Kind::Any | Kind::SchemaOr(_), _) => {}
                 (Kind::Object(_) | Kind::Map(_), v) if !v.is_object() => return mismatch("map"),
                 (Kind::List(_), v) if !v.is_array() => return mismatch("list"),
                 (Kind::String | Kind::Bytes | Kind::Time | Kind::MicroTime, v) if !v.is_string() => return mismatch("string"),

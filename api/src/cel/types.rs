@@ -152,7 +152,7 @@ impl Type {
 
     fn walk(schema: &Schema, above: &mut Vec<&'static str>) -> Self {
         match &schema.kind {
-            Kind::Any | Kind::IntOrString => Self::Dyn,
+            Kind::Any | Kind::SchemaOr(_) | Kind::IntOrString => Self::Dyn,
             Kind::String | Kind::Quantity => Self::String,
             Kind::Bytes => Self::Bytes,
             Kind::Time | Kind::MicroTime => Self::Timestamp,

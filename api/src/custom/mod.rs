@@ -220,7 +220,7 @@ mod tests {
         assert_eq!((new.storage_prefix.as_ref(), old.stored_as.as_ref()), ("/registry/x.io/foos/", "x.io/v1"));
         assert_eq!(new.subresources.iter().map(|s| s.name.as_ref()).collect::<Vec<_>>(), ["scale", "status"]);
         assert_eq!(new.custom().and_then(|c| c.scale.clone()).map(|s| s.spec), Some(vec!["spec".into(), "size".into()]));
-        assert_eq!(new.field_value("spec.size", &json!({"spec": {"size": 3}})).as_deref(), Some("3"));
+        assert_eq!(new.selectable_fields[0].value(&json!({"spec": {"size": 3}})), "3");
         assert_eq!(old.custom().and_then(|c| c.warning.as_deref()), Some("x.io/v1beta1 Foo is deprecated; use x.io/v1 Foo"));
         let custom = new.custom().expect("custom");
         let mut object = json!({"apiVersion": "x.io/v0", "kind": "Foo", "metadata": {"name": "a"}, "spec": {"older": 2, "size": 5}});

@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use super::{Error, JSON_SCHEMA, MAGIC, Union, definition, numbers};
-use crate::schema::{Kind, Object, Schema};
+use super::{Error, MAGIC, definition, numbers};
+use crate::schema::{Kind, Object, Other, Schema};
 
 /// A whole body: the envelope with the object in it.
 pub fn encode(object: &Value) -> Result<Vec<u8>, Error> {
@@ -145,6 +145,7 @@ fn message(schema: &Schema, value: &Value, out: &mut Vec<u8>) {
                 number(2, i64::from(time.subsec_nanosecond()) as u64, out);
             }
         }
+        (Kind::SchemaOr(other), _) => schema_or(*other, value, out),
         // Raw JSON within a message: RawExtension, FieldsV1, JSON.
         (Kind::Any, _) => field(1, value.to_string().as_bytes(), out),
         _ => {}
@@ -158,10 +159,7 @@ fn members(object: &Object, map: &Map<String, Value>, mut paths: &[(&'static str
         if path.len() == depth + 1 {
             paths = &paths[1..];
             if let (Some(value), Some(property)) = (map.get(*name).filter(|v| !v.is_null()), object.property(name)) {
-                match Union::of(object.definition, name) {
-                    Some(kind) => union(kind, *number, value, out),
-                    None => member(&property.schema, *number, value, out),
-                }
+                member(&property.schema, *number, value, out);
             }
             continue;
         }
@@ -200,38 +198,29 @@ fn member(schema: &Schema, number_: u32, value: &Value, out: &mut Vec<u8>) {
             key(number_, 1, out);
             out.extend_from_slice(&value.as_f64().unwrap_or(0.0).to_bits().to_le_bytes());
         }
-        (Kind::Object(_), Value::Object(_)) | (Kind::Quantity | Kind::IntOrString | Kind::Time | Kind::MicroTime | Kind::Any, _) => {
+        (Kind::Object(_), Value::Object(_)) | (Kind::Quantity | Kind::IntOrString | Kind::Time | Kind::MicroTime | Kind::Any | Kind::SchemaOr(_), _) => {
             nested(number_, out, |out| message(schema, value, out));
         }
         _ => {}
     }
 }
 
-fn union(union: Union, number_: u32, value: &Value, out: &mut Vec<u8>) {
+/// The content of a message with a field for each form.
+fn schema_or(other: Other, value: &Value, out: &mut Vec<u8>) {
     let schema = |number: u32, value: &Value, out: &mut Vec<u8>| {
-        if let Some(schema) = Schema::builtin(JSON_SCHEMA) {
+        if let Some(schema) = Schema::json_schema() {
             nested(number, out, |out| message(schema, value, out));
         }
     };
-    match (union, value) {
-        (Union::Bool, Value::Bool(allows)) => nested(number_, out, |out| number(1, u64::from(*allows), out)),
-        (Union::Bool, _) => nested(number_, out, |out| {
+    match (other, value) {
+        (Other::Bool, Value::Bool(allows)) => number(1, u64::from(*allows), out),
+        (Other::Bool, _) => {
             number(1, 1, out);
             schema(2, value, out);
-        }),
-        (Union::Array, Value::Array(all)) => nested(number_, out, |out| all.iter().for_each(|one| schema(2, one, out))),
-        (Union::Array, _) => nested(number_, out, |out| schema(1, value, out)),
-        (Union::Dependencies, _) => {
-            for (name, value) in value.as_object().into_iter().flatten() {
-                nested(number_, out, |out| {
-                    field(1, name.as_bytes(), out);
-                    nested(2, out, |out| match value {
-                        Value::Array(all) => all.iter().filter_map(Value::as_str).for_each(|text| field(2, text.as_bytes(), out)),
-                        _ => schema(1, value, out),
-                    });
-                });
-            }
         }
+        (Other::List, Value::Array(all)) => all.iter().for_each(|one| schema(2, one, out)),
+        (Other::Strings, Value::Array(all)) => all.iter().filter_map(Value::as_str).for_each(|text| field(2, text.as_bytes(), out)),
+        (Other::List | Other::Strings, _) => schema(1, value, out),
     }
 }
 

@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
-use super::{Kind, List, ListType, Node, Object, PatchStrategy, Presence, Property, Schema};
+use super::{Kind, List, ListType, Node, Object, Other, PatchStrategy, Presence, Property, Schema};
 
 const TEXT: &str = include_str!("../../data/schema.txt");
 
@@ -169,10 +169,13 @@ fn read_type(text: &'static str, list_type: ListType, map_atomic: Option<bool>) 
         "time" => Kind::Time,
         "microtime" => Kind::MicroTime,
         "intstr" => Kind::IntOrString,
+        "schema|list" => Kind::SchemaOr(Other::List),
+        "schema|bool" => Kind::SchemaOr(Other::Bool),
+        "schema|strings" => Kind::SchemaOr(Other::Strings),
         _ => Kind::Any,
     };
     // What Go holds as raw JSON is owned as a whole.
-    let atomic = matches!(kind, Kind::Any);
+    let atomic = matches!(kind, Kind::Any | Kind::SchemaOr(_));
     Schema { kind, go_type: go_type.into(), atomic, ..Schema::default() }.into()
 }
 

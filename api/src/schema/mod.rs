@@ -60,6 +60,19 @@ pub enum Kind {
     Number,
     /// True or false.
     Boolean,
+    /// A `JSONSchemaProps` or something else: what definitions of custom resources have in a few places.
+    SchemaOr(Other),
+}
+
+/// What may stand in place of a schema.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Other {
+    /// `JSONSchemaPropsOrArray`: several schemas.
+    List,
+    /// `JSONSchemaPropsOrBool`
+    Bool,
+    /// `JSONSchemaPropsOrStringArray`
+    Strings,
 }
 
 /// An object with known properties.
@@ -186,6 +199,11 @@ impl Schema {
     /// The schema of a built-in definition, `io.k8s.api.core.v1.Pod`.
     pub fn builtin(name: &str) -> Option<&'static Self> {
         builtin::find(name).map(Definition::schema)
+    }
+
+    /// The schema of a schema, as definitions of custom resources have them.
+    pub fn json_schema() -> Option<&'static Self> {
+        Self::builtin("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps")
     }
 
     /// The schema that takes anything.

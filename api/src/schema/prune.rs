@@ -48,7 +48,7 @@ impl Schema {
             Kind::Quantity => "0".into(),
             Kind::IntOrString | Kind::Int32 | Kind::Int64 | Kind::Number => 0.into(),
             Kind::Boolean => false.into(),
-            Kind::Bytes | Kind::Time | Kind::MicroTime | Kind::Map(_) | Kind::List(_) | Kind::Any => Value::Null,
+            Kind::Bytes | Kind::Time | Kind::MicroTime | Kind::Map(_) | Kind::List(_) | Kind::Any | Kind::SchemaOr(_) => Value::Null,
         }
     }
 
@@ -68,7 +68,7 @@ impl Schema {
             Kind::Int64 => "int64".into(),
             Kind::Number => "float64".into(),
             Kind::Boolean => "bool".into(),
-            Kind::Object(_) | Kind::Any => "interface {}".into(),
+            Kind::Object(_) | Kind::Any | Kind::SchemaOr(_) => "interface {}".into(),
         }
     }
 }
@@ -132,6 +132,9 @@ impl Walk {
         }
         match (&schema.kind, &mut *value) {
             (Kind::Any, _) => Ok(()),
+            (Kind::SchemaOr(_), Value::Array(all)) => all.iter_mut().filter(|one| one.is_object()).try_for_each(|one| self.json_schema(one)),
+            (Kind::SchemaOr(_), Value::Object(_)) => self.json_schema(value),
+            (Kind::SchemaOr(_), _) => Ok(()),
             (Kind::Object(object), Value::Object(map)) => self.object(object, map),
             (Kind::Map(values), Value::Object(map)) => self.map(values, map),
             (Kind::List(list), Value::Array(items)) => {
@@ -144,6 +147,11 @@ impl Walk {
             }
             _ => self.scalar(schema, value),
         }
+    }
+
+    /// Go reads these on their own: what isn't known there is dropped, but not told.
+    fn json_schema(&self, value: &mut Value) -> Result<(), String> {
+        Schema::json_schema().map_or(Ok(()), |schema| Walk { keeps: self.keeps, ..Self::default() }.node(schema, value))
     }
 
     fn object(&mut self, object: &Object, map: &mut Map<String, Value>) -> Result<(), String> {
@@ -354,6 +362,23 @@ mod tests {
     fn prune(definition: &str, mut value: Value) -> Result<(Value, Vec<String>), String> {
         let unknown = Schema::builtin(definition).expect(definition).prune(&mut value)?;
         Ok((value, unknown))
+    }
+
+    #[test]
+    fn schemas_within_schemas() {
+        let given = json!({
+            "format": "", "x": 1,
+            "items": {"type": "object", "format": "", "x": 1},
+            "additionalProperties": {"additionalProperties": {"title": "", "type": "string"}},
+            "dependencies": {"a": ["b"], "c": {"id": "", "type": "string"}},
+        });
+        let expected = json!({
+            "items": {"type": "object"},
+            "additionalProperties": {"additionalProperties": {"type": "string"}},
+            "dependencies": {"a": ["b"], "c": {"type": "string"}},
+        });
+        let (schema, unknown) = prune("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps", given).expect("pruned");
+        assert_eq!((schema, unknown), (expected, vec!["x".to_owned()]));
     }
 
     #[test]

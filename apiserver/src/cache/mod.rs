@@ -15,7 +15,7 @@ use skiff_store::{Entry, Error, Event, Page, Revision, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use object::{Fields, Form, Object, Tidy, encode, field_text, labels_of};
+pub use object::{Form, Object, Tidy, encode, labels_of};
 pub use resource::{Change, Filter, Listed, ResourceCache, TooOld};
 
 /// How long a reader waits for the cache to catch up with the store.
@@ -57,12 +57,12 @@ impl Resources {
 
 impl Cache {
     /// Reads everything that the store holds, as of some time ago: [`Cache::follow`] then sees the changes since, so that
-    /// watches may go on over a restart of the server. `resources` are the prefixes and selectable fields to begin with.
-    pub async fn load(store: Arc<dyn Store>, resources: impl IntoIterator<Item = (String, Fields)>) -> Result<Self, Error> {
+    /// watches may go on over a restart of the server. `resources` are those to begin with, by prefix.
+    pub async fn load(store: Arc<dyn Store>, resources: impl IntoIterator<Item = (String, Form)>) -> Result<Self, Error> {
         let page = remembered(store.as_ref()).await?;
         let cache = Self { store, resources: RwLock::default(), applied: watch::Sender::new(page.revision) };
-        for (prefix, fields) in resources {
-            cache.put(&prefix, fields.into());
+        for (prefix, form) in resources {
+            cache.put(&prefix, form);
         }
         cache.fill(page.entries);
         Ok(cache)
@@ -248,7 +248,7 @@ mod tests {
     #[tokio::test]
     async fn reads_see_every_acknowledged_write_and_late_resources_their_objects() {
         let store = Arc::new(Memory::new());
-        let cache = Arc::new(Cache::load(store.clone(), [("/registry/pods/".into(), Fields::default())]).await.expect("load"));
+        let cache = Arc::new(Cache::load(store.clone(), [("/registry/pods/".into(), Form::default())]).await.expect("load"));
         let shutdown = CancellationToken::new();
         let _stop = shutdown.clone().drop_guard();
         tokio::spawn({
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(shown(&cache.put("/registry/x.io/things/", Form::default())), r#"{"metadata":{"name":"x"}}"#);
 
         // A second cache of the same store knows what the first one saw.
-        let again = Cache::load(store, [("/registry/pods/".into(), Fields::default())]).await.expect("load");
+        let again = Cache::load(store, [("/registry/pods/".into(), Form::default())]).await.expect("load");
         assert_eq!(again.applied(), before);
         again.reload().await.expect("reload");
         assert_eq!(again.applied(), revision);

@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
+use skiff_api::resource::{Resource, SelectableField};
 use skiff_api::{protobuf, value};
 use skiff_store::Revision;
 
@@ -35,8 +36,8 @@ pub struct Object {
     message: OnceLock<Bytes>,
 }
 
-/// The selectable fields of a resource beyond `metadata.name` and `metadata.namespace`: label and path.
-pub type Fields = Arc<[(String, Vec<String>)]>;
+/// The selectable fields of a resource beyond `metadata.name` and `metadata.namespace`.
+pub type Fields = Arc<[SelectableField]>;
 
 /// Makes of a stored object what readers see.
 pub type Tidy = Arc<dyn Fn(&mut Value) + Send + Sync>;
@@ -50,9 +51,17 @@ pub struct Form {
     pub tidy: Option<Tidy>,
 }
 
-impl From<Fields> for Form {
-    fn from(fields: Fields) -> Self {
-        Self { fields, tidy: None }
+impl Form {
+    /// Of a resource with these versions: an object is selected by what any of them offers.
+    pub fn of<'a>(versions: impl IntoIterator<Item = &'a Resource>, tidy: Option<Tidy>) -> Self {
+        let mut fields: Vec<SelectableField> = Vec::new();
+        for field in versions.into_iter().flat_map(|r| &r.selectable_fields) {
+            let known = matches!(field.label.as_ref(), "metadata.name" | "metadata.namespace") || fields.iter().any(|f| f.label == field.label);
+            if !known {
+                fields.push(field.clone());
+            }
+        }
+        Self { fields: fields.into(), tidy }
     }
 }
 
@@ -89,7 +98,7 @@ impl Object {
                 }
                 // Written by somebody else, with its members in another order.
                 let bytes = if offset.is_none() { encode(&object).into() } else { bytes };
-                (labels_of(&object), fields.iter().map(|(_, path)| field_text(&object, path)).collect(), bytes)
+                (labels_of(&object), fields.iter().map(|field| field.value(&object).into_owned()).collect(), bytes)
             }
         };
         let metadata = metadata_offset(&bytes).unwrap_or(bytes.len());
@@ -175,15 +184,6 @@ impl Object {
 pub fn labels_of(object: &Value) -> BTreeMap<String, String> {
     let labels = value::at(object, &["metadata", "labels"]).as_object();
     labels.into_iter().flatten().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
-}
-
-/// A field's text as field selectors compare it: empty when the field isn't there.
-pub fn field_text(object: &Value, path: &[String]) -> String {
-    match path.iter().try_fold(object, |v, key| v.get(key)) {
-        Some(Value::String(text)) => text.clone(),
-        None | Some(Value::Null) => String::new(),
-        Some(other) => other.to_string(),
-    }
 }
 
 /// The JSON that the store keeps: type first, then metadata, and never a resource version, which is the store's to say.

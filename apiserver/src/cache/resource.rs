@@ -253,7 +253,7 @@ impl ResourceCache {
                 "metadata.name" => object.name().into(),
                 "metadata.namespace" => object.namespace().into(),
                 other => {
-                    let index = self.form.fields.iter().position(|(label, _)| label == other);
+                    let index = self.form.fields.iter().position(|field| field.label == other);
                     index.and_then(|i| object.fields.get(i)).map_or("", String::as_str).into()
                 }
             })

@@ -185,14 +185,8 @@ fn built_in(resource: &Resource) -> bool {
 
 /// How stored objects of the resources, versions of one kind, are read.
 fn form(versions: &[Arc<Resource>]) -> Form {
-    let mut fields: Vec<(String, Vec<String>)> = Vec::new();
-    for field in versions.iter().flat_map(|r| &r.selectable_fields) {
-        if !fields.iter().any(|(label, _)| *label == field.label) {
-            fields.push((field.label.to_string(), field.path.iter().map(ToString::to_string).collect()));
-        }
-    }
     let tidy = versions.first().and_then(|r| r.custom().cloned()).map(|custom| -> Tidy { Arc::new(move |object| custom.tidy(object)) });
-    Form { fields: fields.into(), tidy }
+    Form::of(versions.iter().map(Arc::as_ref), tidy)
 }
 
 /// Writes a definition's status, as a client would.

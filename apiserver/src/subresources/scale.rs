@@ -159,7 +159,7 @@ pub(crate) async fn apply(mut write: Write<'_>, mut config: Value) -> Result<Rep
     let force = call.query.flag("force");
     let shown = transact!(write, |current, entry| {
         let new = apply::apply(call.resource.schema(), Some(&current), &object, &manager, force, &[]).map_err(|error| apply_error(as_scale(error, call)))?;
-        let new = write.take_in(new, Vec::new())?;
+        let new = write.take_in(new, Vec::new(), &[])?;
         put(&mut write, new, current, &entry).await?
     });
     View::Scale.answer(call, 200, &shown)

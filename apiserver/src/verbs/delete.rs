@@ -258,14 +258,18 @@ fn mark(next: &mut Value, current: &Value, grace: i64, marked: bool) {
 /// Carries out a DELETECOLLECTION: everything that the selectors choose, one by one.
 pub(super) async fn delete_collection(call: &Call, body: &Bytes) -> Result<Reply, Status> {
     let options = DeleteOptions::read(call, body)?;
-    let filter: Filter = list::filter(call)?;
+    let mut filter: Filter = list::filter(call)?;
+    let late = convert::late_fields(&call.resource, &mut filter);
     let cache = call.cache()?;
     let revision = call.server.cache.fresh().await?;
     let chosen = cache.list(&filter, 0).objects;
     let items: Vec<Shown> = stream::iter(chosen)
         .map(|object| {
-            let options = &options;
+            let (options, late) = (&options, &late);
             async move {
+                if !late.is_empty() && list::chosen(call, vec![Shown::Stored(Arc::clone(&object))], late).await?.is_empty() {
+                    return Ok(None);
+                }
                 // The collection may span namespaces: each object is deleted in its own.
                 let one = call.about(&call.resource, object.namespace(), "", "");
                 match delete_object(&one, object.name(), options).await {

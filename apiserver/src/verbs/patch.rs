@@ -81,7 +81,7 @@ pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply
                 value::remove(&mut patched, &["metadata", "resourceVersion"]);
             }
             write.warnings.clear();
-            let new = write.take_in(patched, Vec::new())?;
+            let new = write.take_in(patched, Vec::new(), &[])?;
             same_name(call, &new)?;
             update::finish(&mut write, view, new, current, &entry, true).await?
         }
@@ -214,7 +214,7 @@ impl Applying {
             conflicts => apply_error(conflicts),
         })?;
         let warnings = std::mem::take(&mut write.warnings);
-        let new = write.take_in(applied, Vec::new());
+        let new = write.take_in(applied, Vec::new(), &[]);
         write.warnings = warnings;
         new
     }

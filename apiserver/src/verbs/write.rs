@@ -66,14 +66,16 @@ impl<'a> Write<'a> {
     /// defaults.
     pub fn decode(&mut self, body: &Bytes) -> Result<Value, Status> {
         let object = parse_body(self.call, body, &self.call.resource.kind)?;
-        self.take_in(object.value, object.duplicates)
+        self.take_in(object.value, object.duplicates, if is_json(self.call) { body } else { &[] })
     }
 
-    /// Prunes, checks and defaults an object that a client made, or a patch of it.
-    pub fn take_in(&mut self, mut object: Value, duplicates: Vec<String>) -> Result<Value, Status> {
+    /// Prunes, checks and defaults an object that a client made, or a patch of it. `text` is the JSON that it was read from, if
+    /// it was: what is wrong is told in its order.
+    pub fn take_in(&mut self, mut object: Value, duplicates: Vec<String>, text: &[u8]) -> Result<Value, Status> {
         let resource = &self.call.resource;
         let kind = Kind { kind: &resource.kind, version: &resource.api_version(), schema: resource.schema() };
-        self.warnings.extend(kind.take_in(&mut object, duplicates, self.options.validation)?);
+        let text = if resource.custom().is_some() { &[] } else { text };
+        self.warnings.extend(kind.take_in(&mut object, duplicates, text, self.options.validation)?);
         if !object.get("metadata").is_some_and(Value::is_object) {
             object["metadata"] = Value::Object(Map::new());
         }
@@ -202,8 +204,8 @@ struct Kind<'a> {
 }
 
 impl Kind<'_> {
-    /// Checks the object's type and prunes it by the schema. Gives what there is to warn of.
-    fn take_in(&self, object: &mut Value, duplicates: Vec<String>, validation: FieldValidation) -> Result<Vec<String>, Status> {
+    /// Checks the object's type and prunes it by the schema. Gives what there is to warn of, in the order of `text`.
+    fn take_in(&self, object: &mut Value, duplicates: Vec<String>, text: &[u8], validation: FieldValidation) -> Result<Vec<String>, Status> {
         let kind = self.kind;
         check_type(object, kind, self.version)?;
         let version = self.version.rsplit('/').next().unwrap_or(self.version);
@@ -212,7 +214,11 @@ impl Kind<'_> {
         if validation == FieldValidation::Ignore {
             return Ok(Vec::new());
         }
-        let faults: Vec<String> = duplicates.into_iter().chain(unknown.iter().map(|path| format!("unknown field {path:?}"))).collect();
+        let faults = if text.is_empty() || duplicates.is_empty() && unknown.is_empty() {
+            duplicates.into_iter().chain(unknown.iter().map(|path| format!("unknown field {path:?}"))).collect()
+        } else {
+            json::faults(text, &unknown)
+        };
         if validation == FieldValidation::Strict && !faults.is_empty() {
             return Err(cannot(format!("strict decoding error: {}", faults.join(", "))));
         }
@@ -227,7 +233,7 @@ pub(crate) fn decode_as(call: &Call, body: &Bytes, kind: &str, version: &str, de
     let read = parse_body(call, body, kind)?;
     let mut object = read.value;
     let schema = Schema::builtin(definition).unwrap_or_else(Schema::any);
-    let warnings = Kind { kind, version, schema }.take_in(&mut object, read.duplicates, options.validation)?;
+    let warnings = Kind { kind, version, schema }.take_in(&mut object, read.duplicates, if is_json(call) { body } else { &[] }, options.validation)?;
     warnings.into_iter().for_each(|warning| call.notes.warn(warning));
     Ok(object)
 }
@@ -281,17 +287,22 @@ fn summary(body: &[u8]) -> String {
     shown + if rest.is_empty() { "" } else { " ..." }
 }
 
-fn read_body(call: &Call, body: &Bytes, kind: &str) -> Result<json::Parsed, Status> {
+/// The media type that the body says it is of; one with a parameter that is none is no media type.
+fn media(call: &Call) -> &str {
     let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
     let mut parts = content_type.split(';').map(str::trim);
     let media = parts.next().unwrap_or("");
-    // A media type with a parameter that is none is no media type.
-    let media = if parts.any(|parameter| !parameter.is_empty() && !parameter.contains('=')) { "?" } else { media };
+    if parts.any(|parameter| !parameter.is_empty() && !parameter.contains('=')) { "?" } else { media }
+}
+
+fn is_json(call: &Call) -> bool {
+    matches!(media(call), "" | "application/json" | "*/*")
+}
+
+fn read_body(call: &Call, body: &Bytes, kind: &str) -> Result<json::Parsed, Status> {
     let unrecognized = |why: String| Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body)));
-    match media {
-        "" | "application/json" | "*/*" => {
-            json::parse(body).map_err(|why| unrecognized(format!("couldn't get version/kind; json parse error: {why}")))
-        }
+    match media(call) {
+        _ if is_json(call) => json::parse(body).map_err(|why| unrecognized(format!("couldn't get version/kind; json parse error: {why}"))),
         "application/yaml" => parse_yaml(body),
         protobuf::MEDIA_TYPE => match protobuf::decode(body) {
             Err(error @ protobuf::Error::NoMagic) => Err(unrecognized(error.to_string())),

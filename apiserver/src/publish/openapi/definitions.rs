@@ -202,7 +202,7 @@ impl Writer {
     /// A schema where it is used: built-in objects and Kubernetes' own scalars are referred to.
     fn schema(&mut self, schema: &Schema) -> Value {
         match &schema.kind {
-            Kind::Any => json!({"type": "object"}),
+            Kind::Any | Kind::SchemaOr(_) => json!({"type": "object"}),
             Kind::Object(object) if !object.definition.is_empty() => return self.reference(object.definition),
             Kind::Object(object) => self.object(object, schema.atomic),
             Kind::Map(values) => {
