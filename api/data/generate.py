@@ -152,21 +152,22 @@ for package, text in go_packages():
     for m in re.finditer(r"^type (\w+) (map\S+|\[\]\S+|string|bool|u?int\d*)", text, re.M):
         kinds[package + "." + m[1]] = m[2]
 
-def go_fields(name):
-    """JSON name -> (Go type, tag options, Go name) of a struct in its order, its inlined ones included."""
+def go_fields(name, inlined=""):
+    """JSON name -> (Go type, tag options, Go name, embedded struct) of a struct in its order, its inlined ones included."""
     out = {}
     package = name.rpartition(".")[0]
     for field, kind, tag in structs.get(name, []):
         if tag[0]:
-            out[tag[0]] = (kind, tag[1:], field)
+            out[tag[0]] = (kind, tag[1:], field, inlined)
         else:
             base = kind.lstrip("*")
+            within = "" if base.endswith("TypeMeta") else ".".join(filter(None, [inlined, base.split(".")[-1]]))
             if "." in base:
                 alias, base = base.split(".")
                 where = {"metav1": "io.k8s.apimachinery.pkg.apis.meta.v1", "v1": "io.k8s.api.core.v1"}.get(alias, alias)
-                out.update(go_fields(where + "." + base))
+                out.update(go_fields(where + "." + base, within))
             else:
-                out.update(go_fields(package + "." + base))
+                out.update(go_fields(package + "." + base, within))
     return out
 
 SPECIAL = {"io.k8s.apimachinery.pkg.api.resource.Quantity": "quantity", "io.k8s.apimachinery.pkg.apis.meta.v1.Time": "time",
@@ -178,6 +179,15 @@ SPECIAL = {"io.k8s.apimachinery.pkg.api.resource.Quantity": "quantity", "io.k8s.
            "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaPropsOrStringArray": "schema|strings"}
 SCALAR = {("string", None): "string", ("string", "byte"): "bytes", ("boolean", None): "bool", ("number", "double"): "number",
           ("integer", "int32"): "int32", ("integer", "int64"): "int64"}
+# Fields of features that are off by default, which the server drops.
+OFF = {"core.v1.Lifecycle": "stopSignal",
+       "core.v1.VolumeProjection": "clusterTrustBundle",
+       "core.v1.PodSpec": "schedulingGroup",
+       "apps.v1.RollingUpdateStatefulSetStrategy": "maxUnavailable",
+       "core.v1.NodeSpec": "configSource",
+       "resource.v1.Device": "nodeAllocatableResourceMappings",
+       "coordination.v1.LeaseSpec": "strategy preferredHolder",
+       "resource.v1.DeviceAttribute": "ints bools strings versions"}
 need = []
 
 def kind_of(s, go, package):
@@ -227,7 +237,7 @@ def definition(name):
         s, plain = fields[field], field[0].upper() + field[1:]
         if field not in facts:
             print("no Go field for", name, field, file=sys.stderr)
-        go, tag, go_name = facts.get(field, ("*", ["omitempty"], plain))
+        go, tag, go_name, inlined = facts.get(field, ("*", ["omitempty"], plain, ""))
         words = [field, kind_of(s, go, package)]
         if go_name and go_name != plain:
             words.append("go=" + go_name)
@@ -248,6 +258,12 @@ def definition(name):
             words.append("map=" + m["map_type"])
         if m.get("patch_strategy"):
             words.append("patch=" + m["patch_strategy"] + (":" + m["patch_merge_key"] if m.get("patch_merge_key") else ""))
+        if field in OFF.get(name.removeprefix("io.k8s.api."), "").split():
+            words.append("off")
+        if inlined:
+            words.append("in=" + inlined)
+        if s.get("type") == "object" and go in ("JSONSchemaDefinitions", "JSONSchemaDependencies"):
+            words.append("type=v1." + go)
         lines.append(" " + " ".join(words))
     return lines
 

@@ -154,7 +154,6 @@ fn computed(definition: &str, map: &mut Map<String, Value>) {
             set(map, "pullPolicy", policy.into());
         }
         "core.v1.Secret" => string_data(map),
-        "core.v1.PodSpec" => service_account(map),
         "apps.v1.StatefulSetSpec" => {
             for claim in list_mut(map, "volumeClaimTemplates") {
                 claim.insert("kind".into(), "PersistentVolumeClaim".into());
@@ -175,6 +174,21 @@ fn computed(definition: &str, map: &mut Map<String, Value>) {
                 object(object(map, "metadata"), "labels").insert("kubernetes.io/metadata.name".into(), name.into());
             }
         }
+        "core.v1.NodeSpec" => {
+            // The older field is the first of the newer.
+            let (one, first) = (str_of(map, "podCIDR").to_owned(), map.get("podCIDRs").and_then(|cidrs| cidrs.get(0)).and_then(Value::as_str).unwrap_or("").to_owned());
+            if !one.is_empty() && first != one {
+                map.insert("podCIDRs".into(), json!([one]));
+            } else if one.is_empty() && !first.is_empty() {
+                map.insert("podCIDR".into(), first.into());
+            }
+        }
+        "core.v1.PodSpec" => {
+            service_account(map);
+            if map.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
+                map.insert("terminationGracePeriodSeconds".into(), 1.into());
+            }
+        }
         "core.v1.NodeStatus" => {
             if let Some(capacity) = map.get("capacity").cloned() {
                 set(map, "allocatable", capacity);
@@ -182,9 +196,18 @@ fn computed(definition: &str, map: &mut Map<String, Value>) {
         }
         "core.v1.LimitRangeItem" if str_of(map, "type") == "Container" => limit_range_item(map),
         "apps.v1.Deployment" => rolling_update(object(map, "spec"), "strategy", [("maxUnavailable", "25%".into()), ("maxSurge", "25%".into())]),
-        "apps.v1.DaemonSet" => rolling_update(object(map, "spec"), "updateStrategy", [("maxUnavailable", 1.into()), ("maxSurge", 0.into())]),
+        "apps.v1.DaemonSet" => {
+            set(object(object(map, "metadata"), "annotations"), "deprecated.daemonset.template.generation", "0".into());
+            rolling_update(object(map, "spec"), "updateStrategy", [("maxUnavailable", 1.into()), ("maxSurge", 0.into())]);
+        }
         "apps.v1.StatefulSet" => stateful_set(object(map, "spec")),
         "batch.v1.Job" => job(map),
+        "autoscaling.v1.HorizontalPodAutoscaler" => {
+            let annotations = map.get("metadata").map_or(&Value::Null, |m| at(m, &["annotations"]));
+            if annotations.get("autoscaling.alpha.kubernetes.io/metrics").is_none() {
+                set(object(map, "spec"), "targetCPUUtilizationPercentage", 80.into());
+            }
+        }
         "autoscaling.v2.HorizontalPodAutoscaler" => autoscaler(object(map, "spec")),
         "networking.v1.NetworkPolicy" => {
             let spec = object(map, "spec");
@@ -203,11 +226,14 @@ fn computed(definition: &str, map: &mut Map<String, Value>) {
 /// `Always` for an image that may be another tomorrow under the same name, which is one tagged `latest` or not at all.
 pub fn pull_policy(image: &str) -> &'static str {
     let (name, digest) = image.split_once('@').map_or((image, None), |(name, digest)| (name, Some(digest)));
-    let last = name.rsplit('/').next().unwrap_or("");
-    let tag = last.split_once(':').map(|(_, tag)| tag);
+    // A port's colon has a slash after it.
+    let (repository, tag) = name.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or((name, None), |(name, tag)| (name, Some(tag)));
+    let domain = |(first, _): &(&str, &str)| first.contains(['.', ':']) || *first == "localhost";
+    let path = repository.split_once('/').filter(domain).map_or(repository, |(_, path)| path);
+    let good = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"._-".contains(&b));
+    // What is no image's name has no tag.
     match (tag, digest) {
-        (Some("latest"), _) => "Always",
-        (None, None) if !name.is_empty() => "Always",
+        (Some("latest"), _) | (None, None) if repository.len() <= 255 && path.split('/').all(good) => "Always",
         _ => "IfNotPresent",
     }
 }
@@ -313,6 +339,10 @@ fn rolling_update(spec: &mut Map<String, Value>, strategy: &str, defaults: [(&st
 
 fn stateful_set(spec: &mut Map<String, Value>) {
     object(spec, "persistentVolumeClaimRetentionPolicy");
+    for claim in list_mut(spec, "volumeClaimTemplates") {
+        set(claim, "apiVersion", "v1".into());
+        set(claim, "kind", "PersistentVolumeClaim".into());
+    }
     let strategy = object(spec, "updateStrategy");
     if str_of(strategy, "type").is_empty() {
         object(strategy, "rollingUpdate");
@@ -402,6 +432,7 @@ mod tests {
         for (image, policy) in [
             ("nginx", "Always"), ("nginx:latest", "Always"), ("nginx:1", "IfNotPresent"), ("localhost:5000/nginx", "Always"),
             ("localhost:5000/nginx:1", "IfNotPresent"), ("nginx@sha256:abc", "IfNotPresent"), ("", "IfNotPresent"),
+            ("Bad!", "IfNotPresent"), ("Host.io:5/a/b", "Always"), ("a//b", "IfNotPresent"),
         ] {
             assert_eq!(pull_policy(image), policy, "{image}");
         }

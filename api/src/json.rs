@@ -1,6 +1,7 @@
 //! JSON as the API reads it: Go's error texts, duplicate keys noticed, depth limited.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
@@ -19,7 +20,17 @@ pub struct Parsed {
 ///
 /// Deeper nesting than 128 levels is refused, so that nothing that walks the value later can overflow the stack.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
-    let notes = RefCell::new(Notes::default());
+    parse_noting(bytes, BTreeSet::new())
+}
+
+/// What is wrong with a text that [`parse`] reads, given the paths that its schema doesn't know: repeated keys and unknown
+/// fields in the order of the text, as Go's decoder meets them.
+pub fn faults(bytes: &[u8], unknown: &[String]) -> Vec<String> {
+    parse_noting(bytes, unknown.iter().map(String::as_str).collect()).map(|parsed| parsed.duplicates).unwrap_or_default()
+}
+
+fn parse_noting(bytes: &[u8], unknown: BTreeSet<&str>) -> Result<Parsed, String> {
+    let notes = RefCell::new(Notes { unknown, ..Notes::default() });
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Seed(&notes).deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     match value {
@@ -64,15 +75,31 @@ fn go_error(bytes: &[u8], error: &serde_json::Error) -> String {
 }
 
 #[derive(Default)]
-struct Notes {
+struct Notes<'a> {
     path: String,
+    /// Paths to be noted when they are met.
+    unknown: BTreeSet<&'a str>,
     duplicates: Vec<String>,
 }
 
-#[derive(Clone, Copy)]
-struct Seed<'a>(&'a RefCell<Notes>);
+impl Notes<'_> {
+    /// A key is met, at the path as it stands.
+    fn note(&mut self, again: bool) {
+        let fault = if again {
+            "duplicate"
+        } else if self.unknown.remove(self.path.as_str()) {
+            "unknown"
+        } else {
+            return;
+        };
+        self.duplicates.push(format!("{fault} field \"{}\"", self.path));
+    }
+}
 
-impl<'de> DeserializeSeed<'de> for Seed<'_> {
+#[derive(Clone, Copy)]
+struct Seed<'a, 'n>(&'a RefCell<Notes<'n>>);
+
+impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
@@ -80,7 +107,7 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
     }
 }
 
-impl Seed<'_> {
+impl Seed<'_, '_> {
     /// Reads what is below the path's next step.
     fn below<T>(self, step: fmt::Arguments<'_>, read: impl FnOnce() -> T) -> T {
         let len = self.0.borrow().path.len();
@@ -91,7 +118,7 @@ impl Seed<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Seed<'_> {
+impl<'de> Visitor<'de> for Seed<'_, '_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -138,12 +165,10 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key::<String>()? {
             let dot = if self.0.borrow().path.is_empty() { "" } else { "." };
-            let value = self.below(format_args!("{dot}{key}"), || entries.next_value_seed(self))?;
-            if map.contains_key(&key) {
-                let mut notes = self.0.borrow_mut();
-                let duplicate = format!("duplicate field \"{}{dot}{key}\"", notes.path);
-                notes.duplicates.push(duplicate);
-            }
+            let value = self.below(format_args!("{dot}{key}"), || {
+                self.0.borrow_mut().note(map.contains_key(&key));
+                entries.next_value_seed(self)
+            })?;
             map.insert(key, value);
         }
         Ok(Value::Object(map))
@@ -177,6 +202,9 @@ mod tests {
     #[test]
     fn duplicates_and_depth() {
         check(r#"{"data":{"a":"1","a":"2"},"l":[{"b":1},{"b":1,"b":2}]}"#, Ok(&["duplicate field \"data.a\"", "duplicate field \"l[1].b\""]));
+        let unknown = ["spec.b".to_owned(), "a".to_owned()];
+        let expected = ["unknown field \"spec.b\"", "duplicate field \"spec.c\"", "duplicate field \"spec.b\"", "unknown field \"a\""];
+        assert_eq!(faults(br#"{"spec":{"b":1,"c":2,"c":3,"b":4},"a":5}"#, &unknown), expected);
         assert_eq!(parse(b"{\"a\":1,\"a\":2}").map(|p| p.value), Ok(serde_json::json!({"a": 2})));
         check(&"[".repeat(100_000), Err("exceeded max depth"));
         check(&format!("{}1{}", "{\"a\":".repeat(100), "}".repeat(100)), Ok(&[]));

@@ -34,7 +34,7 @@ pub enum Error {
     #[error("the protobuf message is cut short or malformed")]
     Malformed,
     /// It doesn't begin as Kubernetes' bodies do.
-    #[error("provided data does not appear to be a protobuf message, expected prefix \"k8s\\0\"")]
+    #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
     NoMagic,
     /// A kind that has no field numbers here.
     #[error("no kind {kind:?} is known in version {api_version:?} in protobuf")]

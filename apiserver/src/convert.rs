@@ -3,8 +3,9 @@
 use serde_json::Value;
 use skiff_api::custom::Custom;
 use skiff_api::resource::Resource;
-use skiff_api::{Status, convert};
+use skiff_api::{Status, convert, fields};
 
+use crate::cache::Filter;
 use crate::custom;
 use crate::http::encode::Shown;
 use crate::server::Server;
@@ -42,6 +43,26 @@ pub async fn shown(server: &Server, resource: &Resource, objects: Vec<Shown>) ->
     let values = objects.iter().filter(|o| !ready(o)).map(Shown::value).collect::<Result<_, _>>()?;
     let mut converted = custom::by_webhook(server, custom, hook, values, &version).await?.into_iter();
     Ok(objects.into_iter().map(|shown| if ready(&shown) { shown } else { converted.next().map_or(shown, Shown::Value) }).collect())
+}
+
+/// Takes out of a filter what only objects in the resource's version can answer: fields, where a webhook converts.
+pub fn late_fields(resource: &Resource, filter: &mut Filter) -> fields::Selector {
+    if hook(resource).is_none() {
+        return fields::Selector::default();
+    }
+    let (early, late) = std::mem::take(&mut filter.fields.requirements).into_iter().partition(|r| r.field.starts_with("metadata."));
+    filter.fields.requirements = early;
+    fields::Selector { requirements: late }
+}
+
+/// Whether an object in the resource's version has these fields.
+pub fn passes(resource: &Resource, late: &fields::Selector, shown: &Shown) -> Result<bool, Status> {
+    if late.is_empty() {
+        return Ok(true);
+    }
+    let object = shown.value()?;
+    let field = |label: &str| resource.selectable_fields.iter().find(|field| field.label == label);
+    Ok(late.matches(|label| field(label).map_or("".into(), |field| field.value(&object))))
 }
 
 /// The object in the resource's version. What is in that version already stays as it is. No webhook is asked.

@@ -31,6 +31,11 @@ impl Served {
         self.ordered.iter().any(|r| r.group == group && r.version == version)
     }
 
+    /// Whether there is anything in the group.
+    pub fn has_group(&self, group: &str) -> bool {
+        self.ordered.iter().any(|r| r.group == group)
+    }
+
     /// The groups in the order of discovery, each with its versions, the preferred one first. The core group is `""`.
     pub fn groups(&self) -> Vec<(&str, Vec<&str>)> {
         let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();

@@ -46,7 +46,7 @@ impl Head {
     fn read(parts: Parts) -> Self {
         let query = Query::parse(parts.uri.query().unwrap_or(""));
         let info = RequestInfo::new(&parts.method, parts.uri.path(), &query);
-        let offer = Offer { streams: matches!(info.verb, "list" | "watch"), watch: info.verb == "watch", custom: false };
+        let offer = Offer { streams: matches!(info.verb, "list" | "watch"), watch: info.verb == "watch", ..Offer::default() };
         let negotiated = Shape::negotiate(&parts.headers, offer);
         Self { negotiated, offer, long: limits::long_running(&info), query, info, parts }
     }
@@ -64,10 +64,9 @@ impl Head {
     fn shape_of(&self, resource: &Resource) -> Result<Shape, Status> {
         if subresources::streams(&self.info) {
             Ok(self.shape())
-        } else if resource.custom().is_some() {
-            Shape::negotiate(&self.parts.headers, Offer { custom: true, ..self.offer })
         } else {
-            self.negotiated.clone()
+            let verbs = resource.subresource(&self.info.subresource).map_or(&resource.verbs, |subresource| &subresource.verbs);
+            Shape::negotiate(&self.parts.headers, Offer { custom: resource.custom().is_some(), answers: !verbs.has("get"), ..self.offer })
         }
     }
 
@@ -167,11 +166,13 @@ impl Server {
         }
         let served = self.registry.now();
         let Some(resource) = served.find(&head.info.group, &head.info.version, &head.info.resource).cloned() else {
-            let version_served = served.has_version(&head.info.group, &head.info.version);
-            return if version_served { Err(Status::no_such_resource()) } else { Ok(publish::no_such_path()) };
+            return if served.has_group(&head.info.group) { Err(Status::no_such_resource()) } else { Ok(publish::no_such_path()) };
         };
         way.known = head.info.subresource.is_empty() || resource.subresource(&head.info.subresource).is_some();
         in_scope(&resource, &head.info)?;
+        if head.parts.method == Method::HEAD && !subresources::streams(&head.info) {
+            return Err(Status::method_not_allowed());
+        }
         let shape = head.shape_of(&resource)?;
         let Head { parts, query, info, .. } = head;
         let upgrade = parts.extensions.get::<subresources::Upgrade>().cloned();
@@ -224,19 +225,17 @@ impl Server {
     }
 }
 
-/// Refuses a path with a namespace for a resource that has none, or the reverse for all but reads.
+/// Refuses a path with a namespace for a resource that has none, or the reverse for all but reads of all namespaces.
 fn in_scope(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
-    let wrong = if resource.namespaced {
-        info.namespace.is_empty() && (info.is_object() || !matches!(info.verb, "list" | "watch" | "deletecollection"))
-    } else {
-        !info.namespace.is_empty() && resource.plural != "namespaces"
-    };
-    let by_review = resource.storage_prefix.is_empty();
-    match wrong {
-        false => Ok(()),
-        true if info.verb == "list" || by_review => Err(Status::no_such_resource()),
-        true => Err(Status::method_not_allowed()),
+    let of_all = resource.namespaced && info.namespace.is_empty();
+    let stray = !resource.namespaced && !info.namespace.is_empty() && (resource.plural != "namespaces" || info.namespace != info.name);
+    if stray || (of_all && (info.is_object() || !resource.verbs.has("list"))) {
+        return Err(Status::no_such_resource());
     }
+    if of_all && !matches!(info.verb, "list" | "watch") {
+        return Err(Status::method_not_allowed());
+    }
+    Ok(())
 }
 
 /// Carries out within the limit, and survives a panic; the second value says that there was one.

@@ -1,8 +1,9 @@
 //! The status of ResourceQuotas: what there is in the namespace of all that a quota limits. Admission charges what is made;
 //! here it is counted anew when something goes or ends.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{ResourceQuota, ResourceQuotaStatus};
@@ -15,6 +16,7 @@ use serde_json::Value;
 use skiff_api::pod::{self, Resources};
 use skiff_api::{Quantity, quota};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use crate::Context;
@@ -35,7 +37,57 @@ pub fn run(context: Arc<Context>, left: mpsc::UnboundedReceiver<String>) -> impl
         .on_stream(used(&context.kinds.pods, "pods", of_namespace.clone()))
         .on_stream(used(&context.kinds.services, "services", of_namespace.clone()))
         .on_stream(used(&context.kinds.volume_claims, "persistentvolumeclaims", of_namespace))
-        .run(context, reconcile)
+        .run(context, {
+            let settled = Arc::new(Settled::default());
+            move |context, quota| reconcile(context, quota, Arc::clone(&settled))
+        })
+}
+
+/// How long a quota is left alone that somebody else wrote before less is counted: admission charges what is not yet made, and
+/// cannot be counted yet. Longer than that takes.
+const SETTLING: Duration = Duration::from_secs(1);
+
+/// The newest resource version of each quota, by its uid, and since when it stands unless it was written here.
+#[derive(Default)]
+struct Settled(Mutex<HashMap<String, (String, Option<Instant>)>>);
+
+impl Settled {
+    fn of(&self) -> MutexGuard<'_, HashMap<String, (String, Option<Instant>)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The quota was written here.
+    fn written(&self, quota: &ResourceQuota) {
+        let meta = &quota.metadata;
+        self.of().insert(meta.uid.clone().unwrap_or_default(), (meta.resource_version.clone().unwrap_or_default(), None));
+    }
+
+    /// How long it is until the quota has stood for long enough.
+    fn remains(&self, quota: &ResourceQuota, now: Instant) -> Duration {
+        let version = quota.metadata.resource_version.clone().unwrap_or_default();
+        let uid = quota.metadata.uid.clone().unwrap_or_default();
+        let mut seen = self.of();
+        let known = seen.entry(uid).or_insert_with(|| (version.clone(), Some(now)));
+        if known.0 != version {
+            *known = (version, Some(now));
+        }
+        known.1.map_or(Duration::ZERO, |since| SETTLING.saturating_sub(now.saturating_duration_since(since)))
+    }
+
+    /// Forgets the quotas that are gone.
+    fn keep(&self, quotas: &[Arc<ResourceQuota>]) {
+        let mut seen = self.of();
+        if seen.len() > quotas.len() {
+            seen.retain(|uid, _| quotas.iter().any(|quota| quota.metadata.uid.as_ref() == Some(uid)));
+        }
+    }
+}
+
+/// Whether less is counted than the status says.
+fn is_less(used: &BTreeMap<String, Amount>, before: Option<&ResourceQuotaStatus>) -> bool {
+    let amount = |amount: &Amount| Quantity::parse(&amount.0).unwrap_or(Quantity::ZERO);
+    let before = before.and_then(|status| status.used.as_ref());
+    before.into_iter().flatten().any(|(name, before)| used.get(name).is_some_and(|now| amount(now) < amount(before)))
 }
 
 /// The quotas of the namespaces where an object begins to use something else than before.
@@ -58,7 +110,9 @@ fn json<T: Serialize>(object: &T) -> Value {
     serde_json::to_value(object).unwrap_or_default()
 }
 
-async fn reconcile(context: Arc<Context>, quota: Arc<ResourceQuota>) -> Result<Again, Error> {
+async fn reconcile(context: Arc<Context>, quota: Arc<ResourceQuota>, settled: Arc<Settled>) -> Result<Again, Error> {
+    settled.keep(&context.kinds.quotas.all());
+    let remains = settled.remains(&quota, Instant::now());
     let hard = quota.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
     let value = json(&*quota);
     let mut used: Resources = hard.keys().map(|name| (name.clone(), Quantity::ZERO)).collect();
@@ -75,7 +129,10 @@ async fn reconcile(context: Arc<Context>, quota: Arc<ResourceQuota>) -> Result<A
     for (name, amount) in counted(&context, &quota, hard.keys()).await? {
         used.insert(name, amount);
     }
-    let used = used.into_iter().map(|(name, amount)| (name, Amount(amount.to_string()))).collect();
+    let used: BTreeMap<_, _> = used.into_iter().map(|(name, amount)| (name, Amount(amount.to_string()))).collect();
+    if !remains.is_zero() && is_less(&used, quota.status.as_ref()) {
+        return Ok(Some(remains));
+    }
     let status = ResourceQuotaStatus { hard: Some(hard), used: Some(used) };
     if quota.status.as_ref() == Some(&status) {
         return Ok(None);
@@ -83,8 +140,12 @@ async fn reconcile(context: Arc<Context>, quota: Arc<ResourceQuota>) -> Result<A
     // Carries its resource version: what admission charged meanwhile is not overwritten.
     let updated = ResourceQuota { status: Some(status), ..(*quota).clone() };
     match kinds.quotas.replace_status(&updated).await {
-        Err(error) if !is_gone(&error) => Err(Error::on("updating the status of a resource quota")(error)),
-        _ => Ok(None),
+        Ok(written) => {
+            settled.written(&written);
+            Ok(None)
+        }
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(Error::on("updating the status of a resource quota")(error)),
     }
 }
 

@@ -103,7 +103,12 @@ struct Compiler {
 impl Compiler {
     fn expression(&mut self, env: &Env, source: &str, path: String, types: &[Type]) -> Expression {
         let program = if source.trim().is_empty() {
-            self.errors.push(Error::required(path, ""));
+            // Of those that have a list of their own, upstream says more.
+            let detail = match path.rsplit('.').next() {
+                _ if path.contains("matchConditions") || path.contains("mutations") => String::new(),
+                field => format!("{} is not specified", field.unwrap_or("")),
+            };
+            self.errors.push(Error::required(path, detail));
             Err("expression is empty".to_owned())
         } else {
             Program::compile_to(env, source, types).inspect_err(|why| self.errors.push(Error::invalid(path, source, why.as_str())))
@@ -323,7 +328,7 @@ impl Policy {
             if name.is_empty() {
                 compiler.errors.push(Error::required(format!("{path}.name"), "name is not specified"));
             } else if !names::c_identifier(name).is_empty() {
-                compiler.errors.push(Error::invalid(format!("{path}.name"), name, "name is not a valid CEL identifier"));
+                compiler.errors.push(Error::invalid(format!("{path}.name"), name, "must be a valid CEL identifier"));
             } else if types.iter().any(|(n, _)| n == name) {
                 compiler.errors.push(Error::duplicate(format!("{path}.name"), name));
             }
@@ -356,6 +361,10 @@ impl Policy {
                 "JSONPatch" => (MutationKind::JsonPatch, "jsonPatch"),
                 _ => (MutationKind::Apply, "applyConfiguration"),
             };
+            if !at(mutation, &[field]).is_object() || text(mutation, &["patchType"]).is_empty() {
+                // What is missing is said where the rules of its kind are.
+                continue;
+            }
             let (path, source) = (format!("spec.mutations[{i}].{field}.expression"), text(mutation, &[field, "expression"]));
             let mut expression = compiler.expression(&patching, source, path.clone(), &[Type::Dyn]);
             let wanted = if kind == MutationKind::Apply { "Object" } else { "list(JSONPatch)" };
@@ -550,7 +559,7 @@ mod tests {
         assert_eq!(errors(json!({"validations": [{"expression": "1"}]})), ["spec.validations[0].expression: Invalid value: \"1\": must evaluate to bool but got int"]);
         assert_eq!(errors(json!({"validations": [{"expression": "params == 1"}]})).len(), 1);
         assert_eq!(errors(json!({"validations": [{"expression": "request.foo == 1"}]})).len(), 1);
-        assert_eq!(errors(json!({"variables": [{"name": "a-b", "expression": "1"}]})), ["spec.variables[0].name: Invalid value: \"a-b\": name is not a valid CEL identifier"]);
+        assert_eq!(errors(json!({"variables": [{"name": "a-b", "expression": "1"}]})), ["spec.variables[0].name: Invalid value: \"a-b\": must be a valid CEL identifier"]);
         assert_eq!(errors(json!({"mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": "1"}}]})), ["spec.mutations[0].jsonPatch.expression: Invalid value: \"1\": must evaluate to list(JSONPatch) but got int"]);
     }
 

@@ -4,7 +4,9 @@
 //! indented by one space: name, type, then flags. A type is `string`, `bytes`, `bool`, `int32`, `int64`, `number`, `quantity`, `time`,
 //! `microtime`, `intstr`, `any`, `@definition`, with `[]` before it for a list and `{}` for a map; a scalar's named
 //! Go type follows a colon. Flags: `*` a pointer (kept when empty), `!` written always (`* !`: as null when absent), `r` required, `list=TYPE:keys`,
-//! `map=TYPE`, `patch=STRATEGIES:key`, `default=JSON`, `go=NAME` (Go's name, where it isn't the JSON name capitalised).
+//! `map=TYPE`, `patch=STRATEGIES:key`, `default=JSON`, `go=NAME` (Go's name, where it isn't the JSON name capitalised),
+//! `in=STRUCT` (the struct embedded in Go's that it is a field of), `type=NAME` (the named Go type of a map), `off` (of a feature
+//! that is off: dropped).
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -58,6 +60,15 @@ pub fn definition_names() -> impl Iterator<Item = &'static str> {
     definitions().keys().copied()
 }
 
+/// The values of a named Go type of text, of those that have a closed set: from `data/enums.tsv`. `definition` is one that
+/// has a field of the type.
+pub fn enum_values(definition: &str, go_type: &str) -> Option<&'static serde_json::Value> {
+    static ENUMS: OnceLock<HashMap<&'static str, serde_json::Value>> = OnceLock::new();
+    let read = |line: &'static str| line.split_once('\t').and_then(|(name, values)| Some((name, serde_json::from_str(values).ok()?)));
+    let enums = ENUMS.get_or_init(|| include_str!("../../data/enums.tsv").lines().skip(1).filter_map(read).collect());
+    enums.get(format!("{}.{}", definition.rsplit_once('.')?.0, go_type.rsplit('.').next()?).as_str())
+}
+
 /// `Container` of `io.k8s.api.core.v1.Container`, and `v1.Container`.
 fn go_names(definition: &'static str) -> (&'static str, &'static str) {
     let short = definition.rfind('.').map_or(definition, |i| &definition[i + 1..]);
@@ -85,7 +96,7 @@ fn read_property(line: &'static str) -> Property {
     let name = words.next().unwrap_or("");
     let kind = words.next().unwrap_or("any");
     let mut presence = Presence::OmitEmpty;
-    let (mut required, mut default, mut go_name) = (false, None, "");
+    let (mut off, mut required, mut default, mut go_name, mut inlined, mut go_type) = (false, false, None, "", "", "");
     let (mut list_type, mut map_type) = (ListType::Atomic, None);
     let mut patch = PatchStrategy::default();
     for word in words {
@@ -94,8 +105,11 @@ fn read_property(line: &'static str) -> Property {
             "*" if presence == Presence::OmitEmpty => presence = Presence::Given,
             "!" if presence == Presence::Given => presence = Presence::AlwaysNull,
             "!" => presence = Presence::Always,
+            "off" => off = true,
             "r" => required = true,
             "go" => go_name = value,
+            "in" => inlined = value,
+            "type" => go_type = value,
             "default" => default = serde_json::from_str(value).ok(),
             "list" => list_type = read_list_type(value),
             "map" => map_type = Some(value == "atomic"),
@@ -106,8 +120,11 @@ fn read_property(line: &'static str) -> Property {
     if kind == "any" && presence != Presence::Given {
         presence = Presence::Given;
     }
-    let schema = read_type(kind, list_type, map_type);
-    Property { name: name.into(), go_name, position: 0, schema, presence, required, default, patch }
+    let mut schema = read_type(kind, list_type, map_type);
+    if let (Node::Own(schema), false) = (&mut schema, go_type.is_empty()) {
+        schema.go_type = go_type.into();
+    }
+    Property { name: name.into(), go_name, inlined, position: 0, schema, presence, off, required, default, patch }
 }
 
 fn read_list_type(text: &'static str) -> ListType {

@@ -47,6 +47,8 @@ fn property(name: &str, schema: Node) -> Property {
     Property {
         name: name.to_owned().into(),
         go_name: "",
+        inlined: "",
+        off: false,
         position: 0,
         schema,
         presence: Presence::Given,

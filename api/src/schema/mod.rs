@@ -13,7 +13,7 @@ use std::ops::Deref;
 
 use serde_json::Value;
 
-pub use builtin::{Definition, definition_names};
+pub use builtin::{Definition, definition_names, enum_values};
 
 /// A node of a structural schema.
 #[derive(Clone, Debug, Default)]
@@ -97,12 +97,16 @@ pub struct Property {
     pub name: Cow<'static, str>,
     /// Its name in Go where that isn't `name` capitalised; empty otherwise.
     pub go_name: &'static str,
+    /// The struct that is embedded in Go's and that it is a field of, `RuleWithOperations.Rule`; mostly empty.
+    pub inlined: &'static str,
     /// Its place in the Go struct.
     pub position: usize,
     /// Its schema.
     pub schema: Node,
     /// When it is written.
     pub presence: Presence,
+    /// Whether it belongs to a feature that is off: known, and dropped.
+    pub off: bool,
     /// Whether it must be there.
     pub required: bool,
     /// The value it has when it is absent.

@@ -144,7 +144,9 @@ fn is_empty(value: &Value) -> bool {
 
 /// One step of the path to the value at hand.
 enum Step {
-    Field(String),
+    /// A field, and the embedded struct that it belongs to.
+    Field(String, &'static str),
+    Key(String),
     Index(usize),
 }
 
@@ -199,7 +201,7 @@ impl Walk {
         for (name, value) in map.iter_mut() {
             let Some(property) = object.property(name) else {
                 if !object.preserve_unknown {
-                    self.path.push(Step::Field(name.clone()));
+                    self.path.push(Step::Field(name.clone(), ""));
                     self.unknown.push(self.shown(true));
                     self.path.pop();
                     gone.push(name.clone());
@@ -210,11 +212,15 @@ impl Walk {
                 gone.push(name.clone());
                 continue;
             }
-            self.path.push(Step::Field(name.clone()));
+            self.path.push(Step::Field(name.clone(), property.inlined));
             self.node(&property.schema, value)?;
             self.path.pop();
-            if property.presence == Presence::OmitEmpty && is_empty(value) {
+            let unset = is_empty(value);
+            if property.off || property.presence == Presence::OmitEmpty && unset {
                 gone.push(name.clone());
+            } else if property.presence == Presence::Always && unset && value.is_array() && !custom {
+                // Go's storage knows no difference between an empty list and none.
+                *value = Value::Null;
             }
         }
         if !self.keeps {
@@ -232,10 +238,9 @@ impl Walk {
             map.retain(|_, value| !value.is_null());
         }
         for (name, value) in map.iter_mut() {
-            // Go's decoder names the field that holds the map, not the key.
             let scalar = !matches!(values.kind, Kind::Object(_) | Kind::Map(_) | Kind::List(_));
             if !scalar {
-                self.path.push(Step::Field(name.clone()));
+                self.path.push(Step::Key(name.clone()));
             }
             self.node(values, value)?;
             if scalar {
@@ -260,6 +265,20 @@ impl Walk {
             (Kind::Int32, Value::Number(n)) if is_int32(n) => None,
             (Kind::IntOrString, Value::String(_)) => None,
             (Kind::IntOrString, Value::Number(n)) if is_int32(n) => None,
+            (kind, other) if self.keeps && !matches!(kind, Kind::Quantity | Kind::IntOrString) => {
+                let wanted = match kind {
+                    Kind::List(_) => "list",
+                    Kind::Object(_) | Kind::Map(_) => "map",
+                    Kind::Boolean => "boolean",
+                    Kind::Int32 | Kind::Int64 | Kind::Number => "numeric (int or float)",
+                    _ => "string",
+                };
+                let shown = match other {
+                    Value::String(text) => text.clone(),
+                    other => other.to_string(),
+                };
+                return Err(format!(".{}: expected {wanted}, got &{{{shown}}}", self.shown(true)));
+            }
             (Kind::IntOrString, other) => return Err(format!("json: cannot unmarshal {} into Go value of type int32", shown_value(other))),
             (Kind::Bytes, Value::String(text)) => decode_base64(text)?,
             (Kind::Quantity, Value::String(text)) => Some(canonical_quantity(text.trim())?),
@@ -287,19 +306,24 @@ impl Walk {
         Ok(())
     }
 
-    /// The path to the value at hand. Go's decoding errors name no list items, its strict errors do.
-    fn shown(&self, with_items: bool) -> String {
+    /// The path to the value at hand. Go's strict errors name list items and keys, its decoding errors embedded structs.
+    fn shown(&self, strict: bool) -> String {
         let mut path = String::new();
         for step in &self.path {
-            match step {
-                Step::Field(name) => {
-                    if !path.is_empty() {
-                        path.push('.');
-                    }
-                    path.push_str(name);
+            let parts = match step {
+                Step::Field(name, inlined) => [if strict { "" } else { inlined }, name],
+                Step::Key(name) if strict => ["", name],
+                Step::Index(i) if strict => {
+                    path.push_str(&format!("[{i}]"));
+                    continue;
                 }
-                Step::Index(i) if with_items => path.push_str(&format!("[{i}]")),
-                Step::Index(_) => {}
+                Step::Key(_) | Step::Index(_) => continue,
+            };
+            for part in parts.into_iter().filter(|part| !part.is_empty()) {
+                if !path.is_empty() {
+                    path.push('.');
+                }
+                path.push_str(part);
             }
         }
         path
@@ -450,6 +474,7 @@ mod tests {
             ("io.k8s.api.core.v1.Pod", json!({"spec": {"containers": [{"imagePullPolicy": true}]}}), "json: cannot unmarshal bool into Go struct field Container.spec.containers.imagePullPolicy of type v1.PullPolicy"),
             ("io.k8s.api.core.v1.Pod", json!({"spec": {"containers": {}}}), "json: cannot unmarshal object into Go struct field PodSpec.spec.containers of type []v1.Container"),
             ("io.k8s.api.core.v1.Secret", json!({"data": {"k": "!!"}}), "illegal base64 data at input byte 0"),
+            ("io.k8s.api.core.v1.Pod", json!({"spec": {"ephemeralContainers": [{"image": 5}]}}), "json: cannot unmarshal number into Go struct field EphemeralContainer.spec.ephemeralContainers.EphemeralContainerCommon.image of type string"),
             ("io.k8s.api.core.v1.Pod", json!({"spec": []}), "json: cannot unmarshal array into Go struct field Pod.spec of type v1.PodSpec"),
         ] {
             assert_eq!(prune(definition, value).map(|_| ()), Err(expected.to_owned()));

@@ -53,7 +53,13 @@ pub(super) fn cluster_role(e: &mut Errors, role: &At) {
     if role.at("aggregationRule").is_set() && selectors.is_empty() {
         e.required(&selectors, "at least one clusterRoleSelector required if aggregationRule is non-nil");
     }
-    selectors.items().for_each(|selector| meta::label_selector(e, &selector));
+    for selector in selectors.items() {
+        let before = e.0.len();
+        meta::label_selector(e, &selector);
+        if e.has_since(before) {
+            e.invalid_value(&selector, Value::Null, "invalid label selector.");
+        }
+    }
 }
 
 pub(super) fn cluster_role_update(e: &mut Errors, new: &At, old: &Value) {
@@ -161,3 +167,75 @@ pub(super) fn signing_request_update(e: &mut Errors, new: &At, old: &Value) {
     signing_request(e, new);
     meta::meta_update(e, new, old);
 }
+
+/// What an access review asks about: a resource or a path, and by whom where that isn't the one who asks.
+fn review(e: &mut Errors, review: &At, by_another: bool, metadata: &str) {
+    let spec = review.at("spec");
+    let (resource, path, user) = (spec.at("resourceAttributes"), spec.at("nonResourceAttributes"), spec.at("user"));
+    let path_shown = shown("io.k8s.api.authorization.v1.NonResourceAttributes", path.value);
+    match (resource.is_set(), path.is_set()) {
+        (true, true) => e.invalid_shown(&path, path_shown.clone(), "cannot be specified in combination with resourceAttributes"),
+        (false, false) => e.invalid(&resource, "exactly one of nonResourceAttributes or resourceAttributes must be specified"),
+        _ => {}
+    }
+    if by_another && user.is_empty() && spec.at("groups").is_empty() {
+        e.invalid_value(&user, user.str(), "at least one of user or group must be specified");
+    }
+    for name in ["fieldSelector", "labelSelector"] {
+        let selector = resource.at(name);
+        let (raw, requirements) = (selector.at("rawSelector"), selector.at("requirements"));
+        if !raw.is_empty() && !requirements.is_empty() {
+            e.invalid(&raw, "may not specified at the same time as requirements");
+        }
+        if selector.is_set() && raw.is_empty() && requirements.is_empty() {
+            e.required(&requirements, &format!("when {} is specified, requirements or rawSelector is required", selector.path));
+        }
+        for requirement in requirements.items() {
+            let (key, values) = (requirement.at("key"), requirement.at("values"));
+            // Operators that a newer client knows are let pass.
+            match requirement.at("operator").str() {
+                "In" | "NotIn" if values.is_empty() => e.required(&values, "must be specified when `operator` is 'In' or 'NotIn'"),
+                "Exists" | "DoesNotExist" if !values.is_empty() => {
+                    e.forbidden(&values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
+                }
+                _ => {}
+            }
+            if name == "labelSelector" {
+                e.form(&key, names::qualified_name);
+                values.items().for_each(|value| e.form(&value, names::label_value));
+            } else if key.is_empty() {
+                e.required(&key, "must be specified");
+            }
+        }
+    }
+    let meta = review.at("metadata");
+    let local = metadata != "must be empty";
+    let given = |(key, value): (&str, At)| !value.is_empty() && key != "managedFields" && !(local && key == "namespace");
+    if meta.entries().any(given) {
+        e.invalid_shown(&meta, shown("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", meta.value), metadata);
+    }
+    if local {
+        let namespace = resource.at("namespace");
+        if resource.is_set() && namespace.str() != meta.at("namespace").str() {
+            e.invalid_value(&namespace, namespace.str(), "must match metadata.namespace");
+        }
+        if path.is_set() {
+            e.invalid_shown(&path, path_shown, "disallowed on this kind of request");
+        }
+    }
+}
+
+pub(super) fn access_review(e: &mut Errors, object: &At) {
+    review(e, object, true, "must be empty");
+}
+
+pub(super) fn self_access_review(e: &mut Errors, object: &At) {
+    review(e, object, false, "must be empty");
+}
+
+pub(super) fn local_access_review(e: &mut Errors, object: &At) {
+    review(e, object, true, "must be empty except for namespace");
+}
+
+/// Other reviews are judged by what they ask.
+pub(super) fn any_review(_: &mut Errors, _: &At) {}

@@ -278,11 +278,11 @@ impl Errors {
         }
     }
 
-    /// Each of the texts of a list at most once.
+    /// Each of the texts of a list at most once. What is empty is wrong for that already.
     pub fn unique<'a>(&mut self, items: impl Iterator<Item = At<'a>>) {
         let mut seen = HashSet::new();
         for at in items {
-            if !seen.insert(at.value.to_string()) {
+            if !at.is_empty() && !seen.insert(at.value.to_string()) {
                 self.duplicate(&at);
             }
         }

@@ -80,13 +80,17 @@ fn metric_spec(e: &mut Errors, metric: &At) {
     if kind.is_empty() {
         e.required(&kind, "must specify a metric source type");
     }
-    // Upstream looks twice.
-    for _ in 0..if known { 0 } else { 2 } {
-        e.push(Error::not_supported(&kind.path, kind.str(), &kinds));
+    let unknown = || Error::not_supported(&kind.path, kind.str(), &kinds);
+    if !known {
+        e.push(unknown());
     }
     let given: Vec<&str> = SOURCES.iter().map(|(_, field)| *field).filter(|field| metric.at(field).is_set()).collect();
     if let Some(field) = given.first() {
         metric_source(e, field, &metric.at(field));
+    }
+    // Upstream looks twice.
+    if !known {
+        e.push(unknown());
     }
     let expected = SOURCES.iter().find(|(k, _)| *k == kind.str()).map_or("", |(_, field)| field);
     if known && !metric.at(expected).is_set() {
@@ -316,10 +320,87 @@ pub(super) fn flow_schema(e: &mut Errors, schema: &At) {
         if rule.at("subjects").is_empty() {
             e.required(&rule.at("subjects"), "subjects must contain at least one value");
         }
+        rule.at("subjects").items().for_each(|subject| flow_subject(e, &subject));
         if rule.at("resourceRules").is_empty() && rule.at("nonResourceRules").is_empty() {
             e.required(&rule, "at least one of resourceRules and nonResourceRules has to be non-empty");
         }
+        for rule in rule.at("resourceRules").items() {
+            flow_list(e, &rule.at("verbs"), "verbs", "verbs must contain at least one value");
+            flow_list(e, &rule.at("apiGroups"), "api groups", "resource rules must supply at least one api group");
+            flow_list(e, &rule.at("resources"), "resources", "resource rules must supply at least one resource");
+            let namespaces = rule.at("namespaces");
+            if !rule.at("clusterScope").flag() || !namespaces.is_empty() {
+                flow_list(e, &namespaces, "namespaces", "resource rules that are not cluster scoped must supply at least one namespace");
+            }
+            for namespace in namespaces.items().filter(|_| !namespaces.texts().contains(&"*")) {
+                for fault in names::dns_label(namespace.str()) {
+                    e.invalid(&namespace, format!("each member of this list must be '*' or a DNS-1123 label; {fault}"));
+                }
+            }
+        }
+        for rule in rule.at("nonResourceRules").items() {
+            let urls = rule.at("nonResourceURLs");
+            flow_list(e, &rule.at("verbs"), "verbs", "verbs must contain at least one value");
+            flow_list(e, &urls, "non-resource URLs", "nonResourceURLs must contain at least one value");
+            urls.items().filter(|_| !urls.texts().contains(&"*")).for_each(|url| flow_url(e, &url));
+        }
     }
+}
+
+/// A list that must say something, and nothing beside everything.
+fn flow_list(e: &mut Errors, list: &At, what: &str, nothing: &str) {
+    const VERBS: [&str; 9] = ["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
+    let texts = list.texts();
+    if list.is_empty() {
+        e.required(list, nothing);
+    } else if texts.contains(&"*") {
+        if list.len() > 1 {
+            e.invalid(list, format!("if '*' is present, must not specify other {what}"));
+        }
+    } else if what == "verbs" && !texts.iter().all(|verb| VERBS.contains(verb)) {
+        e.unsupported(list, &VERBS);
+    }
+}
+
+fn flow_subject(e: &mut Errors, subject: &At) {
+    const KINDS: [(&str, &str); 3] = [("ServiceAccount", "serviceAccount"), ("User", "user"), ("Group", "group")];
+    let kind = subject.at("kind");
+    let Some((_, own)) = KINDS.iter().find(|(name, _)| *name == kind.str()) else {
+        return e.push(Error::not_supported(&kind.path, kind.str(), &["Group", "ServiceAccount", "User"]));
+    };
+    let named = subject.at(own);
+    let (name, namespace) = (named.at("name"), named.at("namespace"));
+    if !named.is_set() {
+        e.required(&named, &format!("{own} is required when subject kind is '{}'", kind.str()));
+    } else if *own == "serviceAccount" {
+        if name.str() != "*" {
+            e.required_form(&name, names::dns_subdomain);
+        }
+        if namespace.is_empty() {
+            e.required(&namespace, "must specify namespace for service account");
+        }
+        e.optional_form(&namespace, names::dns_label);
+    } else {
+        e.filled(&name);
+    }
+    for (name, field) in KINDS.iter().filter(|(_, field)| field != own && subject.at(field).is_set()) {
+        e.forbidden(&subject.at(field), format!("{field} is forbidden when subject kind is not '{name}'"));
+    }
+}
+
+/// A path, or all paths below one.
+fn flow_url(e: &mut Errors, url: &At) {
+    let text = url.str();
+    let fault = match text {
+        "" => "must not be empty",
+        "/" => return,
+        _ if !text.starts_with('/') => "must start with slash",
+        _ if text.contains(' ') => "must not contain white-space",
+        _ if text.contains("//") => "must not contain double slash",
+        _ if text.strip_suffix("/*").unwrap_or(text).contains('*') => "wildcard can only do suffix matching",
+        _ => return,
+    };
+    e.invalid_value(url, text, fault);
 }
 
 pub(super) fn priority_level(e: &mut Errors, level: &At) {

@@ -428,8 +428,9 @@ fn restart_policy(e: &mut Errors, container: &At) {
     }
     for rule in rules.items() {
         let codes = rule.at("exitCodes");
-        if rule.at("action").str() != "Restart" {
-            e.push(crate::field::Error::not_supported(rule.below("action"), rule.at("action").str(), &["Restart"]));
+        let actions = ["Restart", "RestartAllContainers"];
+        if !actions.contains(&rule.at("action").str()) {
+            e.push(crate::field::Error::not_supported(rule.below("action"), rule.at("action").str(), &actions));
         }
         if !codes.is_set() {
             e.required(&codes, "must be specified");

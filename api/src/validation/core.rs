@@ -379,6 +379,13 @@ fn new_event(e: &mut Errors, event: &At, new_style: bool) {
             e.invalid_value(&at, "", format!("can have at most {max} characters"));
         }
     }
+    let deprecated = [("deprecatedFirstTimestamp", "firstTimestamp"), ("deprecatedLastTimestamp", "lastTimestamp"), ("deprecatedCount", "count"), ("deprecatedSource", "source")];
+    for (field, shown) in deprecated.into_iter().filter(|_| new_style) {
+        let at = event.at(field);
+        if !at.is_empty() && at.number() != 0 || at.value.is_string() && !at.is_empty() || at.value.is_object() && !at.is_empty() {
+            e.invalid_value(&at.called(shown), "", "needs to be unset");
+        }
+    }
     if event.at(message).str().len() > 1024 {
         e.invalid_value(&event.at(message).called("message"), "", "can have at most 1024 characters");
     }

@@ -229,7 +229,11 @@ fn conversion(e: &mut Errors, conversion: &At) {
             if config.is_set() { client(e, &config) } else { e.required(&config, "required when strategy is set to Webhook") }
             e.filled(&versions);
         }
-        "None" if hook.is_set() => e.forbidden(&hook.called(conversion.below("webhookClientConfig")), "should not be set when strategy is not set to Webhook"),
+        "None" => {
+            for field in [hook.at("clientConfig").called(conversion.below("webhookClientConfig")), versions].iter().filter(|field| field.is_set()) {
+                e.forbidden(field, "should not be set when strategy is not set to Webhook");
+            }
+        }
         _ => e.one_of(&conversion.at("strategy"), &["None", "Webhook"]),
     }
 }

@@ -13,7 +13,12 @@ use crate::names;
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
 
 pub(super) fn job(e: &mut Errors, job: &At) {
-    meta::object_meta(e, job, true, meta::subdomain);
+    // Labels that it has of its template are judged there.
+    let mut own = json!({"metadata": job.at("metadata").value});
+    if job.at("metadata.labels").value == job.at("spec.template.metadata.labels").value {
+        crate::value::remove(&mut own, &["metadata", "labels"]);
+    }
+    meta::object_meta(e, &At::root(&own), true, meta::subdomain);
     let spec = job.at("spec");
     let selector = spec.at("selector");
     if !spec.at("manualSelector").flag() && selector.is_set() {
@@ -23,6 +28,12 @@ pub(super) fn job(e: &mut Errors, job: &At) {
         }
     }
     job_with_selector(e, &spec);
+    // The pods of an indexed job are called by its name and their index.
+    let (name, completions) = (job.at("metadata.name"), spec.at("completions").number());
+    let last = format!("{}-{}", name.str(), completions - 1);
+    if spec.at("completionMode").str() == "Indexed" && completions > 0 && !names::dns_label(&last).is_empty() {
+        e.invalid_value(&name, name.str(), format!("will not able to create pod with invalid DNS label: {last}"));
+    }
 }
 
 fn job_with_selector(e: &mut Errors, spec: &At) {
@@ -80,8 +91,10 @@ fn job_spec(e: &mut Errors, spec: &At) {
     let template = spec.at("template");
     pod::template(e, &template);
     let restart = template.at("spec.restartPolicy");
-    if !matches!(restart.str(), "OnFailure" | "Never") {
+    if matches!(restart.str(), "" | "Always") {
         e.required(&restart, "valid values: \"OnFailure\", \"Never\"");
+    } else if !matches!(restart.str(), "OnFailure" | "Never") {
+        e.unsupported(&restart, &["OnFailure", "Never"]);
     } else if policy.is_set() && restart.str() != "Never" {
         e.invalid(&restart, "only \"Never\" is supported when podFailurePolicy is specified");
     }
@@ -130,30 +143,68 @@ fn failure_policy(e: &mut Errors, policy: &At, spec: &At) {
         ["containers", "initContainers"].iter().flat_map(|l| spec.at("template.spec").at(l).items()).map(|c| c.at("name").str()).collect();
     for rule in rules.items() {
         let action = rule.at("action");
-        e.one_of(&action, &["Count", "FailIndex", "FailJob", "Ignore"]);
+        chosen(e, &action, &["Count", "FailIndex", "FailJob", "Ignore"]);
         if action.str() == "FailIndex" && !spec.at("backoffLimitPerIndex").is_set() {
             e.invalid(&action, "requires the backoffLimitPerIndex to be set");
         }
         let (codes, conditions) = (rule.at("onExitCodes"), rule.at("onPodConditions"));
+        if codes.is_set() {
+            exit_codes(e, &codes, &containers);
+        }
+        for condition in conditions.items() {
+            e.form(&condition.at("type"), names::qualified_name);
+            chosen(e, &condition.at("status"), &["False", "True", "Unknown"]);
+        }
         let without_value = |words: &str| Error { value: None, ..Error::invalid(&rule.path, "", words) };
         match (codes.is_set(), !conditions.is_empty()) {
             (true, true) => e.push(without_value("specifying both OnExitCodes and OnPodConditions is not supported")),
             (false, false) => e.push(without_value("specifying one of OnExitCodes and OnPodConditions is required")),
             _ => {}
         }
-        if codes.is_set() {
-            exit_codes(e, &codes, &containers);
-        }
-        for condition in conditions.items() {
-            e.form(&condition.at("type"), names::qualified_name);
-            e.one_of(&condition.at("status"), &["False", "True", "Unknown"]);
-        }
     }
+}
+
+/// One of the values, which are told to who gives none.
+fn chosen(e: &mut Errors, at: &At, supported: &[&str]) {
+    if at.is_empty() {
+        let quoted: Vec<String> = supported.iter().map(|value| format!("{value:?}")).collect();
+        e.required(at, &format!("valid values: [{}]", quoted.join(" ")));
+    } else {
+        e.maybe_one_of(at, supported);
+    }
+}
+
+/// The indexes of `1,3-5` of so many completions: how many there are.
+fn indexes(text: &str, completions: i64) -> Result<i64, String> {
+    let (mut last, mut total) = (None, 0);
+    let increasing = |before: i64, now: i64| format!("non-increasing order, previous: {before}, current: {now}");
+    let number = |part: &str| match part.parse::<i64>() {
+        Err(_) => Err(format!("cannot convert string to integer for index: {part:?}")),
+        Ok(n) if n >= completions => Err(format!("too large index: {part:?}")),
+        Ok(n) => Ok(n),
+    };
+    for interval in text.split(',').filter(|_| !text.is_empty()) {
+        let parts: Vec<&str> = interval.split('-').collect();
+        if parts.len() > 2 {
+            return Err(format!("the fragment {interval:?} violates the requirement that an index interval can have at most two parts separated by '-'"));
+        }
+        let first = number(parts[0])?;
+        let end = parts.get(1).map_or(Ok(first), |part| number(part))?;
+        if parts.len() > 1 && first >= end {
+            return Err(increasing(first, end));
+        }
+        if let Some(last) = last.filter(|last| *last >= first) {
+            return Err(increasing(last, first));
+        }
+        total += end - first + 1;
+        last = Some(end);
+    }
+    Ok(total)
 }
 
 fn exit_codes(e: &mut Errors, codes: &At, containers: &[&str]) {
     let (operator, values, name) = (codes.at("operator"), codes.at("values"), codes.at("containerName"));
-    e.one_of(&operator, &["In", "NotIn"]);
+    chosen(e, &operator, &["In", "NotIn"]);
     if name.is_set() && !containers.contains(&name.str()) {
         e.invalid(&name, "must be one of the container or initContainer names in the pod template");
     }
@@ -162,24 +213,25 @@ fn exit_codes(e: &mut Errors, codes: &At, containers: &[&str]) {
     } else if values.len() > 255 {
         e.push(Error::too_many(&values.path, values.len(), 255));
     }
-    let mut last = None;
-    for value in values.items() {
+    let numbers: Vec<i64> = values.items().map(|value| value.number()).collect();
+    for (i, value) in values.items().enumerate() {
         if operator.str() == "In" && value.number() == 0 {
             e.invalid(&value, "must not be 0 for the In operator");
         }
-        if last.is_some_and(|last| last > value.number()) {
-            e.invalid(&values, "must be ordered");
+        if numbers[..i].contains(&value.number()) {
+            e.duplicate(&value);
         }
-        last = Some(value.number());
     }
-    e.unique(values.items());
+    if !numbers.is_sorted() {
+        e.invalid(&values, "must be ordered");
+    }
 }
 
 fn success_policy(e: &mut Errors, spec: &At) {
     let rules = spec.at("successPolicy.rules");
     if spec.at("completionMode").str() != "Indexed" {
-        e.invalid(&spec.at("successPolicy"), "requires indexed completion mode");
-        return;
+        let policy = spec.at("successPolicy");
+        return e.invalid_shown(&policy, shown("io.k8s.api.batch.v1.SuccessPolicy", policy.value), "requires indexed completion mode");
     }
     if rules.is_empty() {
         e.required(&rules, "at least one rules must be specified when the successPolicy is specified");
@@ -188,13 +240,21 @@ fn success_policy(e: &mut Errors, spec: &At) {
         e.push(Error::too_many(&rules.path, rules.len(), 20));
     }
     for rule in rules.items() {
-        let (count, indexes) = (rule.at("succeededCount"), rule.at("succeededIndexes"));
-        if !count.is_set() && !indexes.is_set() {
+        let (count, indexes_at) = (rule.at("succeededCount"), rule.at("succeededIndexes"));
+        if !count.is_set() && !indexes_at.is_set() {
             e.required(&rule, "at least one of succeededCount or succeededIndexes must be specified");
+        }
+        let listed = indexes(indexes_at.str(), spec.at("completions").number());
+        if let Err(why) = &listed {
+            e.invalid(&indexes_at, format!("error parsing succeededIndexes: {why}"));
         }
         e.non_negative(&count);
         if count.number() > spec.at("completions").number() {
             e.invalid(&count, format!("must be less than or equal to {} (the number of specified completions)", spec.at("completions").number()));
+        }
+        let listed = listed.unwrap_or(0);
+        if count.is_set() && indexes_at.is_set() && count.number() > listed {
+            e.invalid(&count, format!("must be less than or equal to {listed} (the number of indexes in the specified succeededIndexes field)"));
         }
     }
 }

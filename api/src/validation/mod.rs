@@ -12,6 +12,7 @@ mod core;
 mod cron;
 mod custom;
 mod definition;
+mod devices;
 mod diff;
 mod jobs;
 mod meta;
@@ -20,6 +21,7 @@ mod pod;
 mod resources;
 mod scheduling;
 mod service;
+mod sources;
 mod storage;
 mod structural;
 mod volume;
@@ -151,6 +153,12 @@ const KINDS: &[Rules] = &[
     kind("apps", "Deployment", workloads::deployment, workloads::deployment_update).with(&[("status", deployment_status)]),
     kind("apps", "ReplicaSet", workloads::replica_set, workloads::replica_set_update).with(&[("status", replicas_status)]),
     kind("apps", "StatefulSet", workloads::stateful_set, workloads::stateful_set_update).with(&[("status", set_status)]),
+    kind("authentication.k8s.io", "SelfSubjectReview", access::any_review, meta::meta_update),
+    kind("authentication.k8s.io", "TokenReview", access::any_review, meta::meta_update),
+    kind("authorization.k8s.io", "LocalSubjectAccessReview", access::local_access_review, meta::meta_update),
+    kind("authorization.k8s.io", "SelfSubjectAccessReview", access::self_access_review, meta::meta_update),
+    kind("authorization.k8s.io", "SelfSubjectRulesReview", access::any_review, meta::meta_update),
+    kind("authorization.k8s.io", "SubjectAccessReview", access::access_review, meta::meta_update),
     kind("autoscaling", "HorizontalPodAutoscaler", cluster::autoscaler, cluster::autoscaler_update)
         .with(&[("status", cluster::autoscaler_status)]),
     kind("autoscaling", "Scale", cluster::scale, meta::meta_update),
@@ -173,11 +181,17 @@ const KINDS: &[Rules] = &[
     kind("rbac.authorization.k8s.io", "ClusterRoleBinding", access::cluster_role_binding, access::cluster_role_binding_update),
     kind("rbac.authorization.k8s.io", "Role", access::role, access::role_update),
     kind("rbac.authorization.k8s.io", "RoleBinding", access::role_binding, access::role_binding_update),
+    kind("resource.k8s.io", "DeviceClass", devices::class, devices::class_update),
+    kind("resource.k8s.io", "ResourceClaim", devices::claim, devices::claim_update),
+    kind("resource.k8s.io", "ResourceClaimTemplate", devices::template, devices::claim_update),
+    kind("resource.k8s.io", "ResourceSlice", devices::resource_slice, devices::resource_slice_update),
     kind("scheduling.k8s.io", "PriorityClass", cluster::priority_class, cluster::priority_class_update),
     kind("storage.k8s.io", "CSIDriver", storage::driver, storage::driver_update),
     kind("storage.k8s.io", "CSINode", storage::csi_node, storage::csi_node_update),
+    kind("storage.k8s.io", "CSIStorageCapacity", storage::capacity, storage::capacity_update),
     kind("storage.k8s.io", "StorageClass", storage::class, storage::class_update),
     kind("storage.k8s.io", "VolumeAttachment", storage::attachment, storage::attachment_update),
+    kind("storage.k8s.io", "VolumeAttributesClass", storage::attributes_class, storage::attributes_class_update),
 ];
 
 fn rules_of(resource: &Resource) -> Option<&'static Rules> {

@@ -192,7 +192,7 @@ fn security(e: &mut Errors, spec: &At) {
     container::seccomp(e, &at.at("seccompProfile"));
     container::app_armor(e, &at.at("appArmorProfile"));
     e.maybe_one_of(&at.at("supplementalGroupsPolicy"), &["Merge", "Strict"]);
-    e.maybe_one_of(&at.at("seLinuxChangePolicy"), &["MountOption", "Recursive"]);
+    e.maybe_one_of(&at.at("seLinuxChangePolicy"), &["Recursive"]);
 }
 
 fn sysctls(e: &mut Errors, list: &At, spec: &At) {

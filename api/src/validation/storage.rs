@@ -3,8 +3,8 @@
 use serde_json::Value;
 
 use super::check::{At, Errors, same};
-use super::volume::{csi_driver_name, one_source, shared_rules};
-use super::{diff, meta, resources, scheduling};
+use super::volume::csi_driver_name;
+use super::{diff, meta, resources, scheduling, sources};
 use crate::names;
 use crate::schema::Schema;
 
@@ -15,6 +15,13 @@ const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
 const SOURCES: [&str; 22] = [
     "gcePersistentDisk", "awsElasticBlockStore", "hostPath", "glusterfs", "nfs", "rbd", "iscsi", "flexVolume", "cinder", "cephfs", "fc",
     "flocker", "azureFile", "vsphereVolume", "quobyte", "azureDisk", "photonPersistentDisk", "portworxVolume", "scaleIO", "local",
+    "storageos", "csi",
+];
+
+/// The same in the order in which upstream looks at them.
+const LOOKED_AT: [&str; 22] = [
+    "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "glusterfs", "flocker", "nfs", "rbd", "quobyte", "cephfs", "iscsi", "cinder",
+    "fc", "flexVolume", "azureFile", "vsphereVolume", "photonPersistentDisk", "portworxVolume", "azureDisk", "scaleIO", "local",
     "storageos", "csi",
 ];
 
@@ -59,10 +66,17 @@ fn volume_spec(e: &mut Errors, spec: &At) {
             e.required(&affinity.at("required"), "must specify required node constraints");
         }
     }
-    let found = one_source(e, spec, &SOURCES, |e, kind, source| match kind {
+    let found = sources::one_source(e, spec, &LOOKED_AT, |e, kind, source| match kind {
         "csi" => {
             csi_driver_name(e, &source.at("driver"));
             e.filled(&source.at("volumeHandle"));
+            for secret in ["controllerPublishSecretRef", "controllerExpandSecretRef", "nodePublishSecretRef", "nodeExpandSecretRef"] {
+                let secret = source.at(secret);
+                if secret.is_set() {
+                    e.required_form(&secret.at("name"), names::dns_subdomain);
+                    e.required_form(&secret.at("namespace"), names::dns_label);
+                }
+            }
         }
         "local" => {
             e.filled(&source.at("path"));
@@ -71,7 +85,7 @@ fn volume_spec(e: &mut Errors, spec: &At) {
                 e.required(&spec.at("nodeAffinity"), "Local volume requires node affinity");
             }
         }
-        _ => shared_rules(e, kind, source),
+        _ => sources::rules(e, kind, source, true),
     });
     if found == 0 {
         e.required(spec, "must specify a volume type");
@@ -150,12 +164,7 @@ pub(super) fn claim_spec(e: &mut Errors, spec: &At) {
     }
     e.optional_form(&spec.at("storageClassName"), names::dns_subdomain);
     e.maybe_one_of(&spec.at("volumeMode"), &VOLUME_MODES);
-    for field in ["dataSource", "dataSourceRef"] {
-        let source = spec.at(field);
-        if !source.is_set() || source.at("name").is_empty() && source.at("kind").is_empty() && source.at("apiGroup").is_empty() {
-            // A source that says nothing is dropped when the claim is prepared.
-            continue;
-        }
+    for source in ["dataSource", "dataSourceRef"].map(|field| spec.at(field)).iter().filter(|source| source.is_set()) {
         e.filled(&source.at("name"));
         e.filled(&source.at("kind"));
         if source.at("apiGroup").is_empty() && source.at("kind").str() != "PersistentVolumeClaim" {
@@ -219,27 +228,19 @@ pub(super) fn claim_status(e: &mut Errors, new: &At, old: &Value) {
     }
 }
 
+/// The name of the driver that a class is for.
+fn provisioner(e: &mut Errors, provisioner: &At) {
+    if provisioner.is_empty() {
+        return e.required(provisioner, "");
+    }
+    let name = provisioner.str().to_lowercase();
+    names::qualified_name(&name).into_iter().for_each(|fault| e.invalid_value(provisioner, name.as_str(), fault));
+}
+
 pub(super) fn class(e: &mut Errors, class: &At) {
     meta::object_meta(e, class, false, meta::subdomain);
-    let provisioner = class.at("provisioner");
-    if provisioner.is_empty() {
-        e.required(&provisioner, "");
-    } else {
-        for fault in names::qualified_name(&provisioner.str().to_lowercase()) {
-            e.invalid_value(&provisioner, provisioner.str().to_lowercase(), fault);
-        }
-    }
-    let parameters = class.at("parameters");
-    if parameters.len() > 512 {
-        e.too_long(&parameters, 512);
-    }
-    for (key, _) in parameters.entries().filter(|(key, _)| key.is_empty()) {
-        e.invalid_value(&parameters, key, "field can not be empty.");
-    }
-    let size: usize = parameters.entries().map(|(key, value)| key.len() + value.str().len()).sum();
-    if size > 256 * 1024 {
-        e.too_long(&parameters, 256 * 1024);
-    }
+    provisioner(e, &class.at("provisioner"));
+    parameters(e, &class.at("parameters"));
     e.maybe_one_of(&class.at("reclaimPolicy"), &["Delete", "Retain"]);
     let mode = class.at("volumeBindingMode");
     if mode.is_set() {
@@ -247,6 +248,59 @@ pub(super) fn class(e: &mut Errors, class: &At) {
     } else {
         e.required(&mode, "");
     }
+    for topology in class.at("allowedTopologies").items() {
+        let mut keys = Vec::new();
+        for expression in topology.at("matchLabelExpressions").items() {
+            let (key, values) = (expression.at("key"), expression.at("values"));
+            e.filled(&values);
+            e.unique(values.items());
+            e.form(&key, names::qualified_name);
+            if keys.contains(&key.str()) {
+                e.duplicate(&key);
+            }
+            keys.push(key.str());
+        }
+    }
+}
+
+/// What a class tells its driver.
+fn parameters(e: &mut Errors, parameters: &At) {
+    if parameters.len() > 512 {
+        return e.too_long(parameters, 512);
+    }
+    for (key, _) in parameters.entries().filter(|(key, _)| key.is_empty()) {
+        e.invalid_value(parameters, key, "field can not be empty.");
+    }
+    let size: usize = parameters.entries().map(|(key, value)| key.len() + value.str().len()).sum();
+    if size > 256 * 1024 {
+        e.too_long(parameters, 256 * 1024);
+    }
+}
+
+pub(super) fn attributes_class(e: &mut Errors, class: &At) {
+    meta::object_meta(e, class, false, meta::subdomain);
+    provisioner(e, &class.at("driverName"));
+    parameters(e, &class.at("parameters"));
+    if class.at("parameters").is_empty() {
+        e.required(&class.at("parameters"), "must contain at least one key/value pair");
+    }
+}
+
+pub(super) fn attributes_class_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    e.unchanged(new, old, &["driverName", "parameters"]);
+}
+
+pub(super) fn capacity(e: &mut Errors, capacity: &At) {
+    meta::object_meta(e, capacity, true, meta::subdomain);
+    meta::label_selector(e, &capacity.at("nodeTopology"));
+    e.form(&capacity.at("storageClassName"), names::dns_subdomain);
+    e.non_negative_quantity(&capacity.at("capacity"));
+}
+
+pub(super) fn capacity_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    e.unchanged(new, old, &["nodeTopology", "storageClassName"]);
 }
 
 pub(super) fn class_update(e: &mut Errors, new: &At, old: &Value) {

@@ -1,31 +1,10 @@
-//! The volumes of pods, and the sources that persistent volumes share with them.
+//! The volumes of pods.
 
 use super::check::{At, Errors};
 use super::container::{FILE_FIELDS, field_ref, resource_ref};
-use super::meta;
+use super::{meta, sources};
 use super::storage::claim_spec;
 use crate::names;
-
-/// The fields that must be filled in of sources without other rules.
-const FILLED: [(&str, &[&str]); 17] = [
-    ("gitRepo", &["repository"]),
-    ("gcePersistentDisk", &["pdName"]),
-    ("awsElasticBlockStore", &["volumeID"]),
-    ("iscsi", &["targetPortal", "iqn"]),
-    ("glusterfs", &["endpoints", "path"]),
-    ("rbd", &["monitors", "image"]),
-    ("cinder", &["volumeID"]),
-    ("cephfs", &["monitors"]),
-    ("flexVolume", &["driver"]),
-    ("azureFile", &["secretName", "shareName"]),
-    ("azureDisk", &["diskName", "diskURI"]),
-    ("vsphereVolume", &["volumePath"]),
-    ("photonPersistentDisk", &["pdID"]),
-    ("portworxVolume", &["volumeID"]),
-    ("scaleIO", &["gateway", "system", "volumeName"]),
-    ("quobyte", &["registry", "volume"]),
-    ("persistentVolumeClaim", &["claimName"]),
-];
 
 /// The kinds of volume, in the order in which upstream looks at them.
 const KINDS: [&str; 30] = [
@@ -39,7 +18,7 @@ pub(super) fn volumes<'a>(e: &mut Errors, list: &At<'a>, pod_name: &str) -> Vec<
     let mut good: Vec<At> = Vec::new();
     for volume in list.items() {
         let before = e.0.len();
-        one_source(e, &volume, &KINDS, source_rules);
+        sources::one_source(e, &volume, &KINDS, source_rules);
         let name = volume.at("name");
         e.required_form(&name, names::dns_label);
         if good.iter().any(|v| v.at("name").str() == name.str()) {
@@ -56,52 +35,6 @@ pub(super) fn volumes<'a>(e: &mut Errors, list: &At<'a>, pod_name: &str) -> Vec<
         }
     }
     good
-}
-
-/// Exactly one source, which keeps its rules.
-pub(super) fn one_source(e: &mut Errors, holder: &At, kinds: &[&str], rules: impl Fn(&mut Errors, &str, &At)) -> usize {
-    let mut found = 0;
-    for kind in kinds {
-        let source = holder.at(kind);
-        if !source.is_set() {
-            continue;
-        }
-        found += 1;
-        if found > 1 {
-            e.forbidden(&source, "may not specify more than 1 volume type");
-        } else {
-            rules(e, kind, &source);
-        }
-    }
-    found
-}
-
-/// The rules of a source that pods and persistent volumes share.
-pub(super) fn shared_rules(e: &mut Errors, kind: &str, source: &At) {
-    match kind {
-        "hostPath" => {
-            let path = source.at("path");
-            if path.is_empty() {
-                e.required(&path, "");
-            } else {
-                e.no_backsteps(&path);
-            }
-            let kinds = ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
-            e.maybe_one_of(&source.at("type"), &kinds);
-        }
-        "nfs" => {
-            e.filled(&source.at("server"));
-            e.filled(&source.at("path"));
-            if !source.at("path").str().starts_with('/') {
-                e.invalid_value(&source.at("path"), source.at("path").str(), "must be an absolute path");
-            }
-        }
-        _ => {
-            for field in FILLED.iter().find(|(k, _)| *k == kind).map_or(&[][..], |(_, fields)| fields) {
-                e.filled(&source.at(field));
-            }
-        }
-    }
 }
 
 fn source_rules(e: &mut Errors, kind: &str, source: &At) {
@@ -146,7 +79,7 @@ fn source_rules(e: &mut Errors, kind: &str, source: &At) {
             e.filled(&source.at("reference"));
             e.maybe_one_of(&source.at("pullPolicy"), &["Always", "IfNotPresent", "Never"]);
         }
-        _ => shared_rules(e, kind, source),
+        _ => sources::rules(e, kind, source, false),
     }
 }
 
@@ -230,29 +163,9 @@ fn projected(e: &mut Errors, at: &At) {
                 e.local_path(&path);
             }
         }
-        trust_bundle(e, &source.at("clusterTrustBundle"));
-        let bundle = source.at("clusterTrustBundle.path");
-        claim(e, bundle.str(), bundle.str());
-        let kinds = ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
+        let kinds = ["secret", "configMap", "downwardAPI", "serviceAccountToken", "podCertificate"];
         if kinds.iter().filter(|kind| source.at(kind).is_set()).count() > 1 {
             e.forbidden(&source, "may not specify more than 1 volume type per source");
         }
     }
-}
-
-fn trust_bundle(e: &mut Errors, at: &At) {
-    if !at.is_set() {
-        return;
-    }
-    let (name, signer) = (at.at("name"), at.at("signerName"));
-    match (name.is_set(), signer.is_set()) {
-        (true, true) => e.invalid(at, "only one of name and signerName may be used"),
-        (true, false) if name.is_empty() => e.required(&name, "must be a valid object name"),
-        (true, false) => {}
-        (false, true) if signer.is_empty() => e.required(&signer, "must be a valid signer name"),
-        (false, true) => meta::label_selector(e, &at.at("labelSelector")),
-        (false, false) => e.required(at, "either name or signerName must be specified"),
-    }
-    e.filled(&at.at("path"));
-    e.local_path(&at.at("path"));
 }

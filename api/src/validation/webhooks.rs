@@ -60,8 +60,16 @@ fn webhook(e: &mut Errors, hook: &At) {
     e.0.extend(Conditions::compile(items(conditions.value, &[]), &conditions.path).1);
     let versions = hook.at("admissionReviewVersions");
     if versions.is_empty() {
-        e.required(&versions, "must specify one of v1, v1beta1");
-    } else if !versions.texts().iter().any(|v| matches!(*v, "v1" | "v1beta1")) {
+        return e.required(&versions, "must specify one of v1, v1beta1");
+    }
+    for (i, version) in versions.items().enumerate() {
+        if versions.texts()[..i].contains(&version.str()) {
+            e.invalid(&version, "duplicate version");
+        } else {
+            e.form(&version, names::dns1035_label);
+        }
+    }
+    if !versions.texts().iter().any(|v| matches!(*v, "v1" | "v1beta1")) {
         e.invalid(&versions, "must include at least one of v1, v1beta1");
     }
 }
@@ -71,21 +79,54 @@ fn policies(e: &mut Errors, at: &At) {
     e.maybe_one_of(&at.at("matchPolicy"), &["Equivalent", "Exact"]);
 }
 
+/// What requests are looked at, perhaps of named objects alone.
 fn rule(e: &mut Errors, rule: &At) {
-    let operations = rule.at("operations");
-    for field in [&operations, &rule.at("apiGroups"), &rule.at("apiVersions"), &rule.at("resources")] {
-        e.filled(field);
-    }
-    for (field, what) in [("operations", "operations"), ("apiGroups", "groups"), ("apiVersions", "versions")] {
+    let names = rule.at("resourceNames");
+    names.items().for_each(|name| e.form(&name, names::path_segment));
+    e.unique(names.items());
+    for (field, what) in [("operations", "operations"), ("apiGroups", "API groups"), ("apiVersions", "API versions")] {
         let list = rule.at(field);
+        e.filled(&list);
         if list.len() > 1 && list.texts().contains(&"*") {
-            e.invalid(&list, format!("if '*' is present, must not specify other {}", if what == "groups" { "API groups" } else if what == "versions" { "API versions" } else { what }));
+            e.invalid(&list, format!("if '*' is present, must not specify other {what}"));
+        }
+        match field {
+            "operations" => list.items().for_each(|operation| e.maybe_one_of(&operation, &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"])),
+            "apiVersions" => list.items().for_each(|version| e.filled(&version)),
+            _ => {}
         }
     }
-    for operation in operations.items() {
-        e.maybe_one_of(&operation, &["*", "CONNECT", "CREATE", "DELETE", "UPDATE"]);
-    }
+    resources(e, &rule.at("resources"));
     e.maybe_one_of(&rule.at("scope"), &["*", "Cluster", "Namespaced"]);
+}
+
+/// Resources and their parts, of which none is covered by another.
+fn resources(e: &mut Errors, list: &At) {
+    e.filled(list);
+    let (mut whole, mut part_of_all) = (Vec::new(), Vec::new());
+    for item in list.items() {
+        e.filled(&item);
+        let Some((resource, part)) = item.str().split_once('/') else { continue };
+        if whole.contains(&resource) {
+            e.invalid(&item, format!("if '{resource}/*' is present, must not specify {}", item.str()));
+        }
+        if part_of_all.contains(&part) {
+            e.invalid(&item, format!("if '*/{part}' is present, must not specify {}", item.str()));
+        }
+        if part == "*" {
+            whole.push(resource);
+        }
+        if resource == "*" {
+            part_of_all.push(part);
+        }
+    }
+    let texts = list.texts();
+    if list.len() > 1 && texts.contains(&"*/*") {
+        e.invalid(list, "if '*/*' is present, must not specify other resources");
+    }
+    if texts.contains(&"*") && texts.iter().any(|text| !text.is_empty() && *text != "*" && !text.contains('/')) {
+        e.invalid(list, "if '*' is present, must not specify other resources without subresources");
+    }
 }
 
 /// Where a webhook is: a URL or a Service.
@@ -102,7 +143,12 @@ pub(super) fn client(e: &mut Errors, at: &At) {
             }
             Some(("https", rest)) if rest.contains(['?', '#']) => e.invalid(&url, format!("query parameters and fragments are not permitted{form}")),
             Some(("https", _)) => {}
-            scheme => e.invalid_value(&url, scheme.map_or("", |(s, _)| s), format!("'https' is the only allowed URL scheme{form}")),
+            scheme => {
+                e.invalid_value(&url, scheme.map_or("", |(s, _)| s), format!("'https' is the only allowed URL scheme{form}"));
+                if scheme.is_none_or(|(_, rest)| rest.split('/').next().unwrap_or("").is_empty()) {
+                    e.invalid_value(&url, "", format!("host must be specified{form}"));
+                }
+            }
         }
     } else {
         for field in ["name", "namespace"].map(|f| service.at(f)) {
@@ -127,26 +173,116 @@ pub(super) fn mutating_update(e: &mut Errors, new: &At, _old: &Value) {
 
 pub(super) fn policy(e: &mut Errors, object: &At) {
     meta::object_meta(e, object, false, meta::subdomain);
-    let spec = object.at("spec");
+    let (spec, mutating) = (object.at("spec"), object.at("kind").str() == "MutatingAdmissionPolicy");
     e.maybe_one_of(&spec.at("failurePolicy"), &["Fail", "Ignore"]);
+    param_kind(e, &spec.at("paramKind"));
+    let constraints = spec.at("matchConstraints");
+    if constraints.is_set() {
+        matched(e, &constraints, mutating);
+        e.filled(&constraints.at("resourceRules"));
+    } else {
+        e.required(&constraints, "");
+    }
+    if mutating {
+        mutations(e, &spec);
+    }
     let lists = ["validations", "auditAnnotations"].map(|f| spec.at(f));
-    if object.at("kind").str() == "ValidatingAdmissionPolicy" && lists.iter().all(|l| l.is_empty()) {
+    if !mutating && lists.iter().all(|l| l.is_empty()) {
         for list in &lists {
             e.required(list, "validations or auditAnnotations must contain at least one item");
         }
     }
+    let name = object.at("metadata.name");
+    for key in lists[1].items().map(|annotation| annotation.at("key")) {
+        if name.is_empty() {
+            e.invalid_value(&key, key.str(), "requires metadata.name be non-empty");
+        } else {
+            let whole = format!("{}/{}", name.str(), key.str());
+            names::qualified_name(&whole).into_iter().for_each(|fault| e.invalid_value(&key, whole.as_str(), fault));
+        }
+    }
+    e.unique(lists[1].items().map(|annotation| annotation.at("key")));
+    for validation in lists[0].items() {
+        for field in ["messageExpression", "message"].map(|f| validation.at(f)) {
+            let trimmed = field.str().trim();
+            if !field.is_empty() && trimmed.is_empty() {
+                e.invalid(&field, "must be non-empty if specified");
+            } else if field.path.ends_with("message") && trimmed.contains(['\n', '\r']) {
+                e.invalid(&field, "must not contain line breaks");
+            }
+        }
+        e.maybe_one_of(&validation.at("reason"), &["Forbidden", "Invalid", "RequestEntityTooLarge"]);
+    }
     e.0.extend(Policy::compile(spec.value).1);
-    let constraints = spec.at("matchConstraints");
-    if !constraints.is_set() {
-        return e.required(&constraints, "");
+}
+
+fn param_kind(e: &mut Errors, at: &At) {
+    if !at.is_set() {
+        return;
     }
-    e.maybe_one_of(&constraints.at("matchPolicy"), &["Equivalent", "Exact"]);
+    let (api_version, kind) = (at.at("apiVersion"), at.at("kind"));
+    let text = api_version.str();
+    if text.is_empty() {
+        e.required(&api_version, "");
+    } else if text.matches('/').count() > 1 {
+        e.invalid(&api_version, format!("unexpected GroupVersion string: {text}"));
+    } else {
+        let (group, version) = text.split_once('/').unwrap_or(("", text));
+        let mut joined = |value: &str, faults: Vec<String>| {
+            if !faults.is_empty() {
+                e.invalid_value(&api_version, value, faults.join(","));
+            }
+        };
+        joined(group, if group.is_empty() { Vec::new() } else { names::dns_subdomain(group) });
+        joined(version, names::dns1035_label(version));
+    }
+    let faults = names::dns1035_label(&kind.str().to_lowercase());
+    if kind.is_empty() {
+        e.required(&kind, "");
+    } else if !faults.is_empty() {
+        e.invalid(&kind, format!("may have mixed case, but should otherwise match: {}", faults.join(",")));
+    }
+}
+
+/// What a policy or its binding looks at.
+fn matched(e: &mut Errors, at: &At, mutating: bool) {
+    e.maybe_one_of(&at.at("matchPolicy"), &["Equivalent", "Exact"]);
     for field in ["namespaceSelector", "objectSelector"] {
-        meta::label_selector(e, &constraints.at(field));
+        meta::label_selector(e, &at.at(field));
     }
-    let rules = constraints.at("resourceRules");
-    e.filled(&rules);
-    rules.items().for_each(|r| rule(e, &r));
+    for list in ["resourceRules", "excludeResourceRules"] {
+        at.at(list).items().for_each(|r| rule(e, &r));
+    }
+    if mutating {
+        for operation in at.at("resourceRules").items().flat_map(|rule| rule.at("operations").items()) {
+            e.maybe_one_of(&operation.called(at.below("resourceRules.operations")), &["*", "CONNECT", "CREATE", "UPDATE"]);
+        }
+    }
+}
+
+fn mutations(e: &mut Errors, spec: &At) {
+    let list = spec.at("mutations");
+    if list.is_empty() {
+        e.required(&list, "mutations must contain at least one item");
+    }
+    for mutation in list.items() {
+        let kind = mutation.at("patchType");
+        let (own, other) = match kind.str() {
+            "JSONPatch" => ("jsonPatch", "applyConfiguration"),
+            "ApplyConfiguration" => ("applyConfiguration", "jsonPatch"),
+            _ => {
+                e.one_of(&kind, &["ApplyConfiguration", "JSONPatch"]);
+                continue;
+            }
+        };
+        if !mutation.at(own).is_set() {
+            e.required(&mutation.at(own), &format!("must be specified when patchType is {}", kind.str()));
+        }
+        if mutation.at(other).is_set() {
+            e.invalid_value(&mutation.at(other), format!("{{{other}}}"), format!("must not be specified when patchType is {}", kind.str()));
+        }
+    }
+    e.one_of(&spec.at("reinvocationPolicy"), &["IfNeeded", "Never"]);
 }
 
 pub(super) fn policy_update(e: &mut Errors, new: &At, old: &Value) {
@@ -158,14 +294,34 @@ pub(super) fn policy_binding(e: &mut Errors, object: &At) {
     meta::object_meta(e, object, false, meta::subdomain);
     let spec = object.at("spec");
     e.required_form(&spec.at("policyName"), names::dns_subdomain);
-    if object.at("kind").str() == "ValidatingAdmissionPolicyBinding" {
+    let parameters = spec.at("paramRef");
+    if parameters.is_set() {
+        let (name, selector, missing) = (parameters.at("name"), parameters.at("selector"), parameters.at("parameterNotFoundAction"));
+        e.optional_form(&name, names::path_segment);
+        meta::label_selector(e, &selector);
+        if !name.is_empty() && selector.is_set() {
+            e.forbidden(&name, "name and selector are mutually exclusive");
+            e.forbidden(&selector, "name and selector are mutually exclusive");
+        }
+        if name.is_empty() && !selector.is_set() {
+            e.required(&parameters, "one of name or selector must be specified");
+        }
+        e.one_of(&missing, &["Deny", "Allow"]);
+    }
+    let validating = object.at("kind").str() == "ValidatingAdmissionPolicyBinding";
+    if spec.at("matchResources").is_set() {
+        matched(e, &spec.at("matchResources"), !validating);
+    }
+    if validating {
         let actions = spec.at("validationActions");
-        e.filled(&actions);
         actions.items().for_each(|a| e.maybe_one_of(&a, &["Audit", "Deny", "Warn"]));
         e.unique(actions.items());
         let texts = actions.texts();
         if texts.contains(&"Deny") && texts.contains(&"Warn") {
             e.invalid(&actions, "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)");
+        }
+        if actions.is_empty() {
+            e.required(&actions, "at least one validation action is required");
         }
     }
 }
@@ -174,12 +330,17 @@ pub(super) fn api_service(e: &mut Errors, object: &At) {
     let spec = object.at("spec");
     let wanted = format!("{}.{}", spec.at("version").str(), spec.at("group").str());
     let name = object.at("metadata.name");
-    if name.str() != wanted {
+    if name.is_empty() {
+        e.required(&name, "name or generateName is required");
+    } else if name.str() != wanted {
         e.invalid(&name, format!("must be `spec.version+\".\"+spec.group`: {wanted:?}"));
     }
     meta::labels(e, &object.at("metadata.labels"));
     meta::annotations(e, &object.at("metadata.annotations"));
     e.optional_form(&spec.at("group"), names::dns_subdomain);
+    if spec.at("group").is_empty() && spec.at("version").str() != "v1" {
+        e.required(&spec.at("group"), "only v1 may have an empty group and it better be legacy kube");
+    }
     e.form(&spec.at("version"), names::dns1035_label);
     let (group, version) = (spec.at("groupPriorityMinimum"), spec.at("versionPriority"));
     if !(1..=20_000).contains(&group.number()) {

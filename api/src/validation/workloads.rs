@@ -8,7 +8,9 @@ use crate::field::Error;
 use crate::labels::Selector;
 use crate::names;
 use crate::schema::Schema;
+use crate::value::items;
 
+pub(super) const LABEL_SELECTOR: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector";
 const MISMATCH: &str = "`selector` does not match template `labels`";
 
 /// A value as upstream's messages show its internal struct.
@@ -52,7 +54,7 @@ fn selector_and_template(e: &mut Errors, spec: &At) {
     }
     selector(e, &at, "deployment");
     match Selector::from_label_selector(at.value) {
-        Err(_) => e.invalid(&at, "invalid label selector"),
+        Err(_) => e.invalid_shown(&at, shown(LABEL_SELECTOR, at.value), "invalid label selector"),
         Ok(_) => {
             matching_template(e, at.value, &spec.at("template"));
             lasting_template(e, &spec.at("template"), "ReplicaSet");
@@ -205,30 +207,43 @@ pub(super) fn stateful_set(e: &mut Errors, object: &At) {
         let at = spec.at("persistentVolumeClaimRetentionPolicy").at(field);
         e.maybe_one_of(&at, &["Retain", "Delete"]);
     }
-    for field in ["replicas", "minReadySeconds", "ordinals.start", "revisionHistoryLimit"] {
+    for claim in spec.at("volumeClaimTemplates").items() {
+        storage::claim_spec(e, &claim.at("spec"));
+    }
+    for field in ["replicas", "minReadySeconds", "ordinals.start"] {
         e.non_negative(&spec.at(field));
     }
+    e.optional_form(&spec.at("serviceName"), names::dns_label);
     let at = spec.at("selector");
     if !at.is_set() {
         e.required(&at, "");
     }
     selector(e, &at, "statefulset");
-    matching_template(e, at.value, &spec.at("template"));
-    let template = with_claims(spec.at("template").value, &spec.at("volumeClaimTemplates"));
-    lasting_template(e, &At::root(&template).called(spec.below("template")), "StatefulSet");
-    e.optional_form(&spec.at("serviceName"), names::dns_label);
-    for claim in spec.at("volumeClaimTemplates").items() {
-        storage::claim_spec(e, &claim.at("spec"));
+    if Selector::from_label_selector(at.value).is_err() {
+        e.invalid_shown(&at, shown(LABEL_SELECTOR, at.value), "");
+    } else {
+        matching_template(e, at.value, &spec.at("template"));
+        let template = with_claims(&spec);
+        lasting_template(e, &At { value: &template, path: spec.below("template") }, "StatefulSet");
     }
 }
 
-/// The template of a StatefulSet's pods with the volumes that they get of its claims.
-fn with_claims(template: &Value, claims: &At) -> Value {
-    let mut template = template.clone();
-    let volumes: Vec<Value> = claims.items().map(|claim| claim.at("metadata.name").str()).map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})).collect();
-    if template.get("spec").is_some_and(Value::is_object) && !volumes.is_empty() {
-        let own = crate::value::items(&template, &["spec", "volumes"]).iter().filter(|own| volumes.iter().all(|v| v["name"] != own["name"]));
-        template["spec"]["volumes"] = own.cloned().chain(volumes.iter().cloned()).collect();
+/// The template as the controller will use it: with a volume for each claim, and names of its own.
+fn with_claims(spec: &At) -> Value {
+    let mut template = spec.at("template").value.clone();
+    for given in ["subdomain", "hostname"] {
+        crate::value::remove(&mut template, &["spec", given]);
+    }
+    let claims: Vec<Value> = spec.at("volumeClaimTemplates").items().map(|claim| claim.at("metadata.name").str().into()).collect();
+    if !claims.is_empty() {
+        let others = items(&template, &["spec", "volumes"]).iter().filter(|volume| !claims.contains(&volume["name"])).cloned();
+        let mut volumes: Vec<Value> = Vec::new();
+        for volume in claims.iter().map(|name| json!({"name": name, "persistentVolumeClaim": {"claimName": name}})).chain(others) {
+            if !volumes.contains(&volume) {
+                volumes.push(volume);
+            }
+        }
+        template["spec"]["volumes"] = volumes.into();
     }
     template
 }
@@ -244,12 +259,6 @@ fn set_strategy(e: &mut Errors, strategy: &At) {
         "OnDelete" => {}
         "RollingUpdate" => {
             e.non_negative(&rolling.at("partition"));
-            let unavailable = rolling.at("maxUnavailable");
-            e.int_or_percent(&unavailable);
-            if unavailable.is_set() && int_or_percent_value(&unavailable) == 0 {
-                e.invalid(&unavailable, "cannot be 0");
-            }
-            e.at_most_all(&unavailable);
         }
         _ => {
             let value = shown("io.k8s.api.apps.v1.StatefulSetUpdateStrategy", strategy.value);
@@ -286,8 +295,11 @@ pub(super) fn stateful_set_update(e: &mut Errors, new: &At, old: &Value) {
 
 pub(super) fn controller_revision(e: &mut Errors, object: &At) {
     meta::object_meta(e, object, true, meta::subdomain);
-    if !object.at("data").is_set() {
-        e.required(&object.at("data"), "data is mandatory");
+    let data = object.at("data");
+    if !data.is_set() {
+        e.required(&data, "data is mandatory");
+    } else if !data.value.is_object() {
+        e.required(&data, "data must be a valid JSON object");
     }
     e.non_negative(&object.at("revision"));
 }

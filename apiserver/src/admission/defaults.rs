@@ -15,7 +15,8 @@ const QUIET_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernete
 #[async_trait]
 impl Plugin for DefaultTolerationSeconds {
     async fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
-        if !request.is_of("", "pods") {
+        let info = &request.call.info;
+        if !matches!((info.group.as_str(), info.resource.as_str(), info.subresource.as_str()), ("", "pods", "")) {
             return Ok(());
         }
         for key in QUIET_TAINTS {
@@ -93,6 +94,8 @@ impl Plugin for StorageObjectInUseProtection {
             "kubernetes.io/pvc-protection"
         } else if request.creates("", "persistentvolumes") {
             "kubernetes.io/pv-protection"
+        } else if request.creates("storage.k8s.io", "volumeattributesclasses") {
+            "kubernetes.io/vac-protection"
         } else {
             return Ok(());
         };

@@ -38,17 +38,12 @@ fn wanted(headers: &HeaderMap) -> Result<Option<Wanted>, Status> {
         checks.push(check([GROUP, "uids", "", "", &uid]));
     }
     if name.is_empty() {
-        let asked = checks.iter().map(|[group, resource, sub, _, name]| {
-            let kind = match resource.as_str() {
-                "groups" => "Group",
-                "userextras" => "UserExtra",
-                _ => "UID",
-            };
-            let version = if group.is_empty() { String::new() } else { format!("{GROUP}/v1") };
-            format!("{{{kind}  {name}  {version}  {sub}}}")
-        });
-        let asked: Vec<String> = asked.collect();
-        return if asked.is_empty() { Ok(None) } else { Err(Status::bad_request(format!("requested [{}] without impersonating a user", asked.join(" ")))) };
+        let list = |values: &[String]| format!("[]string{{{}}}", values.iter().map(|v| format!("{v:?}")).collect::<Vec<_>>().join(", "));
+        let known: Vec<String> = extra.iter().map(|(key, values)| format!("{key:?}:{}", list(values))).collect();
+        let extra = if known.is_empty() { "(nil)".to_owned() } else { format!("{{{}}}", known.join(", ")) };
+        let groups = if groups.is_empty() { "[]string(nil)".to_owned() } else { list(&groups) };
+        let asked = format!("&user.DefaultInfo{{Name:\"\", UID:{uid:?}, Groups:{groups}, Extra:map[string][]string{extra}}}");
+        return if checks.is_empty() { Ok(None) } else { Err(Status::bad_request(format!("requested {asked} without impersonating a user name"))) };
     }
     if let (Some((namespace, _)), true) = (account, groups.is_empty()) {
         groups = vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{namespace}")];
@@ -95,6 +90,6 @@ mod tests {
         let account = ["system:serviceaccounts", "system:serviceaccounts:n", "system:authenticated"];
         check(&[("impersonate-user", "system:serviceaccount:n:a")], Ok(Some(("system:serviceaccount:n:a", &account, 1))));
         check(&[("impersonate-user", "jane"), ("impersonate-uid", "1"), ("impersonate-extra-acme.com%2fteam", "x")], Ok(Some(("jane", &["system:authenticated"], 3))));
-        check(&[("impersonate-group", "a")], Err("requested [{Group  a    }] without impersonating a user"));
+        check(&[("impersonate-group", "a")], Err("requested &user.DefaultInfo{Name:\"\", UID:\"\", Groups:[]string{\"a\"}, Extra:map[string][]string(nil)} without impersonating a user name"));
     }
 }

@@ -40,7 +40,9 @@ pub fn reply(code: u16, content_type: &'static str, body: Body) -> Reply {
 
 /// An answer of plain text.
 pub fn text(code: u16, text: impl Into<Bytes>) -> Reply {
-    reply(code, "text/plain; charset=utf-8", full(text))
+    let mut reply = reply(code, "text/plain; charset=utf-8", full(text));
+    reply.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    reply
 }
 
 /// Takes in a request's body.

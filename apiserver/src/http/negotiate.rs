@@ -26,6 +26,8 @@ pub struct Offer {
     pub watch: bool,
     /// Objects without a message of their own, custom resources: protobuf is for their metadata alone.
     pub custom: bool,
+    /// What is only made and answered, as reviews are: it has no table.
+    pub answers: bool,
 }
 
 /// What is made of an object before it is written.
@@ -158,7 +160,7 @@ fn shape(clause: &str, offer: Offer) -> Option<Shape> {
         "" if format == Format::Protobuf && offer.custom => return None,
         "" => return Some(Shape { format, transform: Transform::None, beta: false }),
         // Upstream's tables have no message.
-        "Table" if format != Format::Protobuf => Transform::Table,
+        "Table" if format != Format::Protobuf && !offer.answers => Transform::Table,
         "PartialObjectMetadata" | "PartialObjectMetadataList" => Transform::Metadata,
         _ => return None,
     };

@@ -31,14 +31,17 @@ pub(crate) fn no_such_path() -> Reply {
 
 /// Answers what is no resource.
 pub(crate) async fn serve(server: &Arc<Server>, info: &RequestInfo, query: &Query, headers: &HeaderMap, shape: Shape) -> Result<Reply, Status> {
-    if !matches!(info.verb, "get" | "head") {
-        return Ok(text(405, "405 method not allowed\n"));
-    }
     let json = |value: Value| Ok(answer(200, &value, Shape::JSON, negotiate::pretty(headers, query.get("pretty"))));
     let path = info.path.trim_end_matches('/');
+    // What isn't a route of an API answers every method alike.
+    let routed = matches!(path.split('/').collect::<Vec<_>>()[..], ["", "version"] | ["", "api", ..] | ["", "apis", _, _, ..]);
+    if routed && !matches!(info.verb, "get" | "head") {
+        return Err(Status::method_not_allowed());
+    }
     if let Some(found) = discovery::serve(server, path, headers, shape) {
         return Ok(found);
     }
+    let path = if path == "/version" { path } else { info.path.as_str() };
     match path {
         "/healthz" | "/livez" | "/readyz" => Ok(health::all(server, path, query).await),
         "/version" => json(version(server)),
@@ -50,7 +53,7 @@ pub(crate) async fn serve(server: &Arc<Server>, info: &RequestInfo, query: &Quer
             "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
         })),
         "/openid/v1/jwks" => Ok(reply(200, "application/jwk-set+json", full(server.tokens.key_set().to_string()))),
-        "" => json(json!({"paths": paths(server)})),
+        "/" => json(json!({"paths": paths(server)})),
         path if path.starts_with("/openapi/v3/") => openapi::serve(server, path, headers),
         path => match path.split_once("z/").filter(|(kind, _)| matches!(*kind, "/health" | "/live" | "/ready")) {
             Some((kind, check)) => Ok(health::one(server, &format!("{kind}z"), check).await),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
-use skiff_api::{Status, value};
+use skiff_api::{Status, random, value};
 
 use skiff_store::Revision;
 
@@ -125,6 +125,14 @@ fn phase_time(volume: &mut Value, old: Option<&Value>) {
     }
 }
 
+/// The status of a new autoscaler, whose fields differ by version.
+fn no_metrics_yet(autoscaler: &mut Value, old: Option<&Value>) {
+    if old.is_none() {
+        let first = value::text(autoscaler, &["apiVersion"]) == "autoscaling/v1";
+        autoscaler["status"] = if first { json!({"currentReplicas": 0, "desiredReplicas": 0}) } else { json!({"desiredReplicas": 0, "currentMetrics": null}) };
+    }
+}
+
 /// What is served here is available from the start.
 fn local_at_once(service: &mut Value, old: Option<&Value>) {
     if old.is_none() && !value::at(service, &["spec", "service"]).is_object() {
@@ -143,17 +151,53 @@ fn template_generation(set: &mut Value, old: Option<&Value>) {
     value::object_mut(set, &["metadata", "annotations"]).insert(ANNOTATION.into(), generation.to_string().into());
 }
 
+/// A limit range without a name gets one.
+fn own_name(limits: &mut Value, _: Option<&Value>) {
+    if value::text(limits, &["metadata", "name"]).is_empty() {
+        value::object_mut(limits, &["metadata"]).insert("name".into(), random::uid().into());
+    }
+}
+
+/// The older field for where a new claim's data is from knows claims and snapshots alone; both fields say the same.
+fn data_sources(claim: &mut Value, old: Option<&Value>) {
+    let Some(spec) = claim.get_mut("spec").and_then(Value::as_object_mut).filter(|_| old.is_none()) else { return };
+    let group = |source: &Value| value::text(source, &["apiGroup"]).to_owned();
+    let known = |source: &Value| match value::text(source, &["kind"]) {
+        "PersistentVolumeClaim" => group(source).is_empty(),
+        kind => kind == "VolumeSnapshot" && group(source) == "snapshot.storage.k8s.io",
+    };
+    if spec.get("dataSource").is_some_and(|source| !known(source)) {
+        spec.remove("dataSource");
+    }
+    // Sources of other namespaces are a feature that is off.
+    if spec.get("dataSourceRef").is_some_and(|source| !value::text(source, &["namespace"]).is_empty()) {
+        spec.remove("dataSourceRef");
+    }
+    match (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned()) {
+        (Some(source), None) => drop(spec.insert("dataSourceRef".into(), source)),
+        (None, Some(source)) => drop(spec.insert("dataSource".into(), source)),
+        _ => {}
+    }
+}
+
+/// Of its secrets a service account says the names alone.
+fn secret_names(account: &mut Value, _: Option<&Value>) {
+    for secret in account.get_mut("secrets").and_then(Value::as_array_mut).into_iter().flatten() {
+        *secret = secret.get("name").map_or_else(|| json!({}), |name| json!({"name": name}));
+    }
+}
+
 /// The kinds that differ from a plain one in facts alone.
 const FACTS: &[(&str, &str, Facts)] = &[
     ("", "Endpoints", UPSERT),
     ("", "Event", UPSERT),
-    ("", "LimitRange", HEEDED),
+    ("", "LimitRange", Facts { prepare: own_name, ..HEEDED }),
     ("", "PersistentVolume", Facts { status: Some(|| json!({"phase": "Pending"})), prepare: phase_time, ..SHOWN }),
-    ("", "PersistentVolumeClaim", Facts { status: Some(|| json!({"phase": "Pending"})), ..SHOWN }),
+    ("", "PersistentVolumeClaim", Facts { status: Some(|| json!({"phase": "Pending"})), prepare: data_sources, ..SHOWN }),
     ("", "PodTemplate", Facts { shown: true, ..COUNTED }),
     ("", "ReplicationController", Facts { status: Some(no_replicas), orphaning: Orphaning::Orphan, ..COUNTED }),
     ("", "ResourceQuota", Facts { status: Some(empty), at_once: true, ..SHOWN }),
-    ("", "ServiceAccount", SHOWN),
+    ("", "ServiceAccount", Facts { prepare: secret_names, ..SHOWN }),
     ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", STRICT),
     ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", STRICT),
     ("admissionregistration.k8s.io", "MutatingWebhookConfiguration", STRICT),
@@ -169,7 +213,7 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("apps", "Deployment", Facts { status: Some(empty), annotations: true, labels_stay: true, ..COUNTED }),
     ("apps", "ReplicaSet", Facts { status: Some(no_replicas), ..COUNTED }),
     ("apps", "StatefulSet", Facts { status: Some(|| json!({"replicas": 0, "availableReplicas": 0})), ..COUNTED }),
-    ("autoscaling", "HorizontalPodAutoscaler", Facts { status: Some(|| json!({"desiredReplicas": 0, "currentMetrics": null})), ..PLAIN }),
+    ("autoscaling", "HorizontalPodAutoscaler", Facts { prepare: no_metrics_yet, ..PLAIN }),
     ("batch", "CronJob", Facts { status: Some(empty), ..COUNTED }),
     ("coordination.k8s.io", "Lease", Facts { requires_version: true, ..UPSERT }),
     ("discovery.k8s.io", "EndpointSlice", COUNTED),
@@ -303,7 +347,10 @@ const IMMORTAL: [&str; 3] = ["default", "kube-public", "kube-system"];
 
 impl Strategy for Namespaces {
     fn prepare_create(&self, _call: &Call, object: &mut Value) {
-        object["spec"] = json!({"finalizers": ["kubernetes"]});
+        let finalizers = value::object_mut(object, &["spec"]).entry("finalizers").or_insert_with(|| json!([]));
+        if let Some(list) = finalizers.as_array_mut().filter(|list| !list.iter().any(|f| f == "kubernetes")) {
+            list.push("kubernetes".into());
+        }
         object["status"] = json!({"phase": "Active"});
     }
 
@@ -365,6 +412,12 @@ impl Strategy for Pods {
 
     fn prepare_create(&self, _call: &Call, object: &mut Value) {
         object["status"] = json!({"phase": "Pending", "qosClass": skiff_api::pod::qos_class(object)});
+        if !value::items(object, &["spec", "schedulingGates"]).is_empty() {
+            object["status"]["conditions"] = json!([{
+                "type": "PodScheduled", "status": "False", "lastProbeTime": null, "lastTransitionTime": now_text(), "reason": "SchedulingGated",
+                "message": "Scheduling is blocked due to non-empty scheduling gates",
+            }]);
+        }
     }
 
     fn prepare_update(&self, call: &Call, new: &mut Value, old: &Value) {
@@ -508,5 +561,12 @@ impl Strategy for SigningRequests {
 
     fn prepare_update(&self, _call: &Call, new: &mut Value, old: &Value) {
         new["spec"] = old["spec"].clone();
+    }
+
+    fn reset_fields(&self, subresource: &str) -> Vec<&'static [&'static str]> {
+        match subresource {
+            "" => vec![&["spec"], &["status"]],
+            _ => vec![&["spec"]],
+        }
     }
 }

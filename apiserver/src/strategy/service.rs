@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::str::FromStr;
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use skiff_api::{Status, field, random, value};
 
 use super::{Claims, Strategy};
@@ -192,6 +192,17 @@ async fn claim_ip(write: &Write<'_>, claims: &mut Claims, new: &mut Value, old: 
     if !needs_ip(new) {
         return Ok(());
     }
+    // Without a selector the endpoints of a headless Service are somebody else's, of any family.
+    let foreign = value::text(new, &["spec", "clusterIP"]) == "None" && value::at(new, &["spec", "selector"]).as_object().is_none_or(Map::is_empty);
+    if value::text(new, &["spec", "ipFamilyPolicy"]) == "RequireDualStack" && !foreign {
+        let detail = "this cluster is not configured for dual-stack services";
+        return Err(invalid(new, field::Error::invalid("spec.ipFamilyPolicy", "RequireDualStack", detail)));
+    }
+    let families = value::items(new, &["spec", "ipFamilies"]);
+    if let Some(at) = families.iter().position(|family| family != "IPv4" && !foreign) {
+        let path = format!("spec.ipFamilies[{at}]");
+        return Err(invalid(new, field::Error::invalid(path, families[at].clone(), "not configured on this cluster")));
+    }
     let asked = value::text(new, &["spec", "clusterIP"]).to_owned();
     let chosen = match asked.as_str() {
         "None" => "None".to_owned(),
@@ -216,7 +227,10 @@ async fn claim_ip(write: &Write<'_>, claims: &mut Claims, new: &mut Value, old: 
             };
             if !old.contains(&ip) {
                 if !server.allocator.contains(ip) {
-                    return Err(fail(format!("the provided network does not contain {ip}")));
+                    let (first, size) = (Ipv4Addr::from(server.allocator.first - 1), server.allocator.size + 2);
+                    let range = format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {first}/{}", 32 - size.trailing_zeros());
+                    let dry = write.options.dry_run;
+                    return Err(fail(if dry { range } else { "the provided network does not match the current range".into() }));
                 }
                 if !claims.take(server, ip_key(ip), ip_object(new, ip), write.options.dry_run).await? {
                     return Err(fail("provided IP is already allocated".into()));
@@ -228,8 +242,11 @@ async fn claim_ip(write: &Write<'_>, claims: &mut Claims, new: &mut Value, old: 
     let spec = value::object_mut(new, &["spec"]);
     spec.insert("clusterIPs".into(), json!([chosen]));
     spec.insert("clusterIP".into(), chosen.into());
-    spec.insert("ipFamilies".into(), json!(["IPv4"]));
-    spec.entry("ipFamilyPolicy").or_insert_with(|| "SingleStack".into());
+    let policy = spec.entry("ipFamilyPolicy").or_insert_with(|| if foreign { "RequireDualStack" } else { "SingleStack" }.into());
+    let both = foreign && policy != "SingleStack";
+    if !(foreign && spec.get("ipFamilies").and_then(Value::as_array).is_some_and(|given| given.len() == if both { 2 } else { 1 })) {
+        spec.insert("ipFamilies".into(), if both { json!(["IPv4", "IPv6"]) } else { json!(["IPv4"]) });
+    }
     Ok(())
 }
 
@@ -266,7 +283,8 @@ async fn claim_ports(write: &Write<'_>, claims: &mut Claims, new: &mut Value, ol
         if asked == 0 {
             continue;
         }
-        let Some(number) = u16::try_from(asked).ok().filter(|p| NODE_PORTS.contains(p)) else {
+        // Upstream's dry runs don't ask whether the port is one of those for nodes.
+        let Some(number) = u16::try_from(asked).ok().filter(|p| write.options.dry_run || NODE_PORTS.contains(p)) else {
             let detail = format!("provided port is not in the valid range. The range of valid ports is {}-{}", NODE_PORTS.start(), NODE_PORTS.end());
             return Err(refuse(index, asked, &detail));
         };

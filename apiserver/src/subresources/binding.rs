@@ -9,14 +9,14 @@ use crate::admission::{self, Operation};
 use crate::http::body::Reply;
 use crate::http::encode::answer;
 use crate::strategy::Claims;
-use crate::verbs::{Call, Transaction, Write, check_type, now_text, parse_body, transact};
+use crate::verbs::{Call, Transaction, Write, decode_as, namespace_matches, now_text, transact};
 
 const BINDING: GroupResource<'static> = GroupResource { group: "", resource: "pods/binding" };
 
 /// Binds the pod `name` (empty: the one that the body names).
 pub(super) async fn bind(call: &Call, body: &Bytes, name: &str) -> Result<Reply, Status> {
-    let mut binding = parse_body(call, body)?.value;
-    check_type(&mut binding, "Binding", "v1")?;
+    let mut binding = decode_as(call, body, "Binding", "v1", "io.k8s.api.core.v1.Binding")?;
+    namespace_matches(call, &binding)?;
     let given = value::text(&binding, &["metadata", "name"]).to_owned();
     let name = if name.is_empty() { given.clone() } else { name.to_owned() };
     if !given.is_empty() && given != name {

@@ -10,16 +10,15 @@ use crate::cache::Filter;
 use crate::http::body::Reply;
 use crate::http::encode::answer;
 use crate::strategy::Claims;
-use crate::verbs::{Call, DeleteOptions, Transaction, Write, check_type, delete_object, now_text, parse_body, transact};
+use crate::verbs::{Call, DeleteOptions, Transaction, Write, decode_as, delete_object, namespace_matches, now_text, transact};
 
 /// Carries out an eviction.
 pub(super) async fn evict(call: &Call, body: &Bytes) -> Result<Reply, Status> {
-    let mut eviction = parse_body(call, body)?.value;
-    let version = match value::text(&eviction, &["apiVersion"]) {
-        "policy/v1beta1" => "policy/v1beta1",
-        _ => "policy/v1",
-    };
-    check_type(&mut eviction, "Eviction", version)?;
+    let mut eviction = decode_as(call, body, "Eviction", "policy/v1", "io.k8s.api.policy.v1.Eviction")?;
+    if value::text(&eviction, &["metadata", "name"]) != call.info.name {
+        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+    }
+    namespace_matches(call, &eviction)?;
     let given: Bytes = eviction.get("deleteOptions").map(Value::to_string).unwrap_or_default().into();
     let mut options = DeleteOptions::read(call, &given)?;
     let current = call.read().await?.value()?;

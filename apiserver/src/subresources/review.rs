@@ -2,41 +2,46 @@
 
 use bytes::Bytes;
 use serde_json::{Map, Value, json};
-use skiff_api::{Status, field, fields, labels, value};
+use skiff_api::{Status, fields, labels, validation, value};
 
 use crate::auth::{self, Attributes, User, Verdict};
 use crate::http::body::Reply;
-use crate::http::encode::answer;
-use crate::verbs::{Call, check_type, parse_body};
+use crate::http::encode::Shown;
+use crate::verbs::{Call, Write, namespace_matches, now_text};
 
 /// Answers a review.
 pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
-    let mut review = parse_body(call, body)?.value;
-    check_type(&mut review, &call.resource.kind, &call.resource.api_version())?;
-    if !review.get("metadata").is_some_and(Value::is_object) {
-        review["metadata"] = json!({});
+    let mut write = Write::new(call, "CreateOptions")?;
+    let mut review = write.decode(body)?;
+    namespace_matches(call, &review)?;
+    if call.resource.namespaced {
+        review["metadata"]["namespace"] = call.info.namespace.as_str().into();
     }
-    review["status"] = match call.resource.plural.as_ref() {
+    write.book(None, &mut review, &[&["status"]]);
+    let errors = validation::validate_create(&call.resource, &review);
+    if !errors.is_empty() {
+        // Upstream names no kind here.
+        return Err(Status::invalid(&call.resource.group, "", "", &errors));
+    }
+    let status = match call.resource.plural.as_ref() {
         "selfsubjectreviews" => json!({"userInfo": shown(&call.user)}),
         "selfsubjectaccessreviews" => access(call, &review, &call.user).await?,
-        "subjectaccessreviews" => access(call, &review, &named(call, &review)?).await?,
-        "localsubjectaccessreviews" => {
-            let namespace = value::text(&review, &["spec", "resourceAttributes", "namespace"]);
-            if namespace != call.info.namespace {
-                let error = field::Error::invalid("spec.resourceAttributes.namespace", namespace, "must match metadata.namespace");
-                return Err(invalid(call, error));
-            }
-            access(call, &review, &named(call, &review)?).await?
-        }
+        "subjectaccessreviews" | "localsubjectaccessreviews" => access(call, &review, &named(&review)).await?,
         "selfsubjectrulesreviews" => rules(call, &review)?,
         "tokenreviews" => token(call, &review).await?,
         _ => return Err(Status::no_such_resource()),
     };
-    Ok(answer(201, &review, call.shape.whole(), call.encoder().pretty))
-}
-
-fn invalid(call: &Call, error: field::Error) -> Status {
-    Status::invalid(&call.resource.group, &call.resource.kind, "", &[error])
+    // What says only something of the one who asks is answered without the question.
+    match call.resource.plural.as_ref() {
+        "selfsubjectreviews" => review["metadata"] = json!({"creationTimestamp": now_text()}),
+        "selfsubjectrulesreviews" => {
+            review["metadata"] = json!({});
+            review["spec"] = json!({});
+        }
+        _ => {}
+    }
+    review["status"] = status;
+    write.answer(201, &Shown::Value(review))
 }
 
 /// A user as `UserInfo`.
@@ -54,15 +59,10 @@ pub(crate) fn shown(user: &User) -> Value {
 }
 
 /// The user that a review asks about.
-fn named(call: &Call, review: &Value) -> Result<User, Status> {
-    let name = value::text(review, &["spec", "user"]);
-    let groups: Vec<String> = value::items(review, &["spec", "groups"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
-    if name.is_empty() && groups.is_empty() {
-        let error = field::Error::invalid("spec.user", name, "at least one of user or group must be specified");
-        return Err(invalid(call, error));
-    }
+fn named(review: &Value) -> User {
+    let groups = value::items(review, &["spec", "groups"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
     let extra = serde_json::from_value(value::at(review, &["spec", "extra"]).clone()).unwrap_or_default();
-    Ok(User { name: name.into(), groups, uid: value::text(review, &["spec", "uid"]).into(), extra })
+    User { name: value::text(review, &["spec", "user"]).into(), groups, uid: value::text(review, &["spec", "uid"]).into(), extra }
 }
 
 /// A selector of a review as a text, and what is wrong with it; what can't be read asks about more.
@@ -103,23 +103,6 @@ fn field_requirement(requirement: &Value) -> Option<String> {
 async fn access(call: &Call, review: &Value, user: &User) -> Result<Value, Status> {
     let resource = &review["spec"]["resourceAttributes"];
     let path = &review["spec"]["nonResourceAttributes"];
-    match (resource.is_object(), path.is_object()) {
-        (true, false) | (false, true) => {}
-        (both, _) => {
-            let (at, detail) = if both {
-                ("spec.nonResourceAttributes", "cannot be specified in combination with resourceAttributes")
-            } else {
-                ("spec.resourceAttributes", "exactly one of nonResourceAttributes or resourceAttributes must be specified")
-            };
-            let mut status = invalid(call, field::Error::invalid(at, Value::Null, detail));
-            // Upstream names no kind here.
-            status.message = status.message.replacen(&format!("{}.{}", call.resource.kind, call.resource.group), &format!(".{}", call.resource.group), 1);
-            if let Some(details) = &mut status.details {
-                details.kind.clear();
-            }
-            return Err(status);
-        }
-    };
     let ((field_selector, field_fault), (label_selector, label_fault)) = (selector(resource, "fieldSelector"), selector(resource, "labelSelector"));
     let given = if path.is_object() { path } else { resource };
     let word = |key: &str| given.get(key).and_then(Value::as_str).unwrap_or("");

@@ -3,10 +3,14 @@
 use bytes::Bytes;
 use serde_json::{Value, json};
 use skiff_api::resource::{Resource, find};
+use skiff_api::schema::Schema;
 use skiff_api::{Status, apply, field, labels, value};
 
 use crate::http::body::Reply;
-use crate::verbs::{Call, View, Write, apply_error, check_type, parse_body, put, transact};
+use crate::verbs::{Call, View, Write, apply_error, decode_as, namespace_matches, put, transact};
+
+/// The definition of its schema.
+pub(crate) const DEFINITION: &str = "io.k8s.api.autoscaling.v1.Scale";
 
 /// The type of a scale, as it is written.
 pub(crate) fn resource() -> Resource {
@@ -79,24 +83,27 @@ pub(crate) fn show(resource: &Resource, object: &Value) -> Value {
 
 /// Reads a body as a scale.
 pub(crate) fn decode(call: &Call, body: &Bytes) -> Result<Value, Status> {
-    let mut scale = parse_body(call, body)?.value;
-    check_type(&mut scale, "Scale", "autoscaling/v1")?;
+    let scale = decode_as(call, body, "Scale", "autoscaling/v1", DEFINITION)?;
     let name = value::text(&scale, &["metadata", "name"]);
     if !name.is_empty() && name != call.info.name {
         return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.info.name)));
     }
+    namespace_matches(call, &scale)?;
     Ok(scale)
+}
+
+/// Checks the types in a patched scale.
+pub(crate) fn take_in(scale: &mut Value) -> Result<(), Status> {
+    let schema = Schema::builtin(DEFINITION).unwrap_or_else(Schema::any);
+    let cannot = |why| Status::bad_request(format!("Scale in version \"v1\" cannot be handled as a Scale: {why}"));
+    schema.prune(scale).map(drop).map_err(cannot)
 }
 
 /// The object with the replica count of `scale`, and the preconditions that it names.
 pub(crate) fn set(call: &Call, current: &Value, scale: &Value) -> Result<Value, Status> {
-    let replicas = value::at(scale, &["spec", "replicas"]);
-    let replicas = match replicas {
-        Value::Null => 0,
-        other => other.as_i64().ok_or_else(|| Status::bad_request("Scale in version \"v1\" cannot be handled as a Scale: spec.replicas is no whole number"))?,
-    };
+    let replicas = value::at(scale, &["spec", "replicas"]).as_i64().unwrap_or(0);
     // Custom objects are judged as a whole.
-    if call.resource.custom().is_none() && (replicas < 0 || replicas > i64::from(i32::MAX)) {
+    if call.resource.custom().is_none() && replicas < 0 {
         let error = field::Error::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
         return Err(Status::invalid("autoscaling", "Scale", &call.info.name, &[error]));
     }
@@ -118,9 +125,31 @@ fn put_at(object: &mut Value, path: &[&str], member: Value) {
     }
 }
 
+/// Conflicts as those of scales: upstream shows the version of what was sent.
+fn as_scale(error: apply::Error, call: &Call) -> apply::Error {
+    match error {
+        apply::Error::Conflicts(mut conflicts) => {
+            for conflict in &mut conflicts {
+                conflict.owner = conflict.owner.replace(&call.resource.api_version(), "autoscaling/v1");
+            }
+            apply::Error::Conflicts(conflicts)
+        }
+        other => other,
+    }
+}
+
 /// Server-side apply of a scale: the manager owns the replica count of the object.
-pub(crate) async fn apply(mut write: Write<'_>, config: Value) -> Result<Reply, Status> {
+pub(crate) async fn apply(mut write: Write<'_>, mut config: Value) -> Result<Reply, Status> {
     let call = write.call;
+    let named = value::text(&config, &["metadata", "name"]).to_owned();
+    let schema = Schema::builtin(DEFINITION).unwrap_or_else(Schema::any);
+    let unknown = match schema.canonicalize(&mut config) {
+        Ok(unknown) => unknown.first().map(|path| format!(".{path}: field not declared in schema")),
+        Err(why) => Some(why),
+    };
+    if let Some(why) = unknown {
+        return Err(Status::new(500, "", format!("failed to create typed patch object (/{named}; autoscaling/v1, Kind=Scale): {why}")));
+    }
     let replicas = value::at(&config, &["spec", "replicas"]).clone();
     let mut object = json!({
         "kind": call.resource.kind, "apiVersion": call.resource.api_version(),
@@ -130,8 +159,8 @@ pub(crate) async fn apply(mut write: Write<'_>, config: Value) -> Result<Reply, 
     let manager = write.manager(apply::Operation::Apply);
     let force = call.query.flag("force");
     let shown = transact!(write, |current, entry| {
-        let new = apply::apply(call.resource.schema(), Some(&current), &object, &manager, force, &[]).map_err(apply_error)?;
-        let new = write.take_in(new, Vec::new())?;
+        let new = apply::apply(call.resource.schema(), Some(&current), &object, &manager, force, &[]).map_err(|error| apply_error(as_scale(error, call)))?;
+        let new = write.take_in(new, Vec::new(), &[])?;
         put(&mut write, new, current, &entry).await?
     });
     View::Scale.answer(call, 200, &shown)

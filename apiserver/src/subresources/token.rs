@@ -8,7 +8,7 @@ use crate::admission::{self, Operation};
 use crate::auth::tokens::{Bound, Request};
 use crate::http::body::Reply;
 use crate::http::encode::answer;
-use crate::verbs::{Call, check_type, parse_body};
+use crate::verbs::{Call, decode_as};
 
 /// Upstream's shortest and default lives of a token, in seconds.
 const MIN_SECONDS: i64 = 600;
@@ -22,8 +22,7 @@ fn bound(object: &Value) -> Bound {
 
 /// Makes a token.
 pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
-    let mut request = parse_body(call, body)?.value;
-    check_type(&mut request, "TokenRequest", "authentication.k8s.io/v1")?;
+    let mut request = decode_as(call, body, "TokenRequest", "authentication.k8s.io/v1", "io.k8s.api.authentication.v1.TokenRequest")?;
     let account = call.read().await?.value()?;
     admission::validate_other(call, Operation::Create, &mut request, false).await?;
     let seconds = match value::at(&request, &["spec", "expirationSeconds"]) {

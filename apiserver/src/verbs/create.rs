@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use skiff_api::{Status, random, validation, value};
 
+use super::update::DELETION;
 use super::write::{Write, stamp};
 use super::Call;
 use crate::admission;
@@ -28,7 +29,8 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
 pub(super) async fn insert(write: &mut Write<'_>, object: Value, book: bool) -> Result<Shown, Status> {
     let call = write.call;
     namespace_matches(call, &object)?;
-    if !matches!(value::text(&object, &["metadata", "resourceVersion"]), "" | "0") {
+    // A dry run asks the store for nothing but the name.
+    if !write.options.dry_run && !matches!(value::text(&object, &["metadata", "resourceVersion"]), "" | "0") {
         return Err(Status::new(500, "", "resourceVersion should not be set on objects to be created"));
     }
     let generated = value::text(&object, &["metadata", "name"]).is_empty();
@@ -54,7 +56,10 @@ async fn insert_named(write: &mut Write<'_>, mut object: Value, book: bool) -> R
     if call.resource.namespaced {
         value::object_mut(&mut object, &["metadata"]).insert("namespace".into(), call.info.namespace.as_str().into());
     }
-    // What admission and the strategy add is nobody's.
+    for key in DELETION {
+        value::remove(&mut object, &["metadata", key]);
+    }
+    // What the server adds from here on is nobody's.
     if book {
         write.book(None, &mut object, &strategy.reset_fields(""));
     }
@@ -72,7 +77,7 @@ async fn insert_named(write: &mut Write<'_>, mut object: Value, book: bool) -> R
 }
 
 /// Refuses an object of another namespace than the request's.
-pub(super) fn namespace_matches(call: &Call, object: &Value) -> Result<(), Status> {
+pub(crate) fn namespace_matches(call: &Call, object: &Value) -> Result<(), Status> {
     let namespace = value::text(object, &["metadata", "namespace"]);
     if !namespace.is_empty() && call.resource.namespaced && namespace != call.info.namespace {
         return Err(Status::bad_request("the namespace of the provided object does not match the namespace sent on the request"));

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
+use http::header::CONTENT_TYPE;
+use skiff_api::schema::Schema;
 use skiff_api::{Status, clock, field, json as json_text, protobuf, value};
 use skiff_store::{Entry, Error, Guard};
 
-use super::write::{parse_protobuf, parse_yaml};
+use super::write::{parse_protobuf, parse_yaml, typed};
 use super::{Call, list, options};
 use crate::admission;
 use crate::cache::{Filter, encode};
@@ -37,28 +39,25 @@ pub(crate) struct DeleteOptions {
 }
 
 impl DeleteOptions {
-    /// Reads the options from the body, or from the query where there is no body.
+    /// Reads the options from the body, or from the query where there is no body: never from both.
     pub fn read(call: &Call, body: &Bytes) -> Result<Self, Status> {
         let mut options = Self::default();
-        let mut dry_run = call.query.all("dryRun").into_iter().map(str::to_owned).collect::<Vec<_>>();
-        let mut orphan_dependents = call.query.get("orphanDependents").map(|v| v == "true");
-        options.grace = call.query.int("gracePeriodSeconds")?;
-        options.propagation = call.query.get("propagationPolicy").map(str::to_owned);
-        if !body.iter().all(u8::is_ascii_whitespace) {
-            let given = match json_text::parse(body) {
-                Ok(parsed) => parsed.value,
-                Err(_) if body.starts_with(protobuf::MAGIC) => parse_protobuf(body)?.value,
-                Err(_) => parse_yaml(body)?.value,
-            };
-            call.notes.sent(&given);
-            Self::check_type(&given)?;
+        let dry_run: Vec<String>;
+        let orphan_dependents;
+        if body.is_empty() {
+            dry_run = call.query.all("dryRun").into_iter().map(str::to_owned).collect();
+            orphan_dependents = call.query.get("orphanDependents").map(|v| v == "true");
+            options.grace = call.query.int("gracePeriodSeconds")?;
+            options.propagation = call.query.get("propagationPolicy").map(str::to_owned);
+        } else {
+            let given = Self::decode(call, body)?;
             let text = |path: &[&str]| value::at(&given, path).as_str().map(str::to_owned);
-            options.grace = value::at(&given, &["gracePeriodSeconds"]).as_i64().or(options.grace);
-            options.propagation = text(&["propagationPolicy"]).or(options.propagation);
+            options.grace = value::at(&given, &["gracePeriodSeconds"]).as_i64();
+            options.propagation = text(&["propagationPolicy"]);
             options.uid = text(&["preconditions", "uid"]);
             options.resource_version = text(&["preconditions", "resourceVersion"]);
-            orphan_dependents = value::at(&given, &["orphanDependents"]).as_bool().or(orphan_dependents);
-            dry_run.extend(value::items(&given, &["dryRun"]).iter().filter_map(Value::as_str).map(str::to_owned));
+            orphan_dependents = value::at(&given, &["orphanDependents"]).as_bool();
+            dry_run = value::items(&given, &["dryRun"]).iter().filter_map(Value::as_str).map(str::to_owned).collect();
         }
         let mut errors = Vec::new();
         if orphan_dependents.is_some() && options.propagation.is_some() {
@@ -81,12 +80,27 @@ impl DeleteOptions {
         Ok(options)
     }
 
-    fn check_type(given: &Value) -> Result<(), Status> {
-        let kind = value::text(given, &["kind"]);
-        if !given.is_object() || !matches!(kind, "" | "DeleteOptions") {
-            return Err(Status::bad_request(format!("the body of a deletion must be DeleteOptions, not {kind:?}")));
+    fn decode(call: &Call, body: &Bytes) -> Result<Value, Status> {
+        let yaml = call.headers.get(CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/yaml"));
+        let mut given = match json_text::parse(body) {
+            Ok(parsed) => parsed.value,
+            Err(_) if body.starts_with(protobuf::MAGIC) => parse_protobuf(body)?.value,
+            Err(_) if yaml => parse_yaml(body)?.value,
+            Err(why) => return Err(Status::bad_request(format!("couldn't get version/kind; json parse error: {why}"))),
+        };
+        if given.is_null() {
+            given = json!({});
         }
-        Ok(())
+        typed(&given).map_err(|why| Status::bad_request(format!("couldn't get version/kind; json parse error: {why}")))?;
+        call.notes.sent(&given);
+        let (kind, version) = (value::text(&given, &["kind"]), value::text(&given, &["apiVersion"]));
+        if !matches!(kind, "" | "DeleteOptions") {
+            let scheme = "k8s.io/apimachinery/pkg/apis/meta/internalversion/scheme/register.go:27";
+            return Err(Status::bad_request(format!("no kind {kind:?} is registered for version {version:?} in scheme {scheme:?}")));
+        }
+        let schema = Schema::builtin("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions").unwrap_or_else(Schema::any);
+        schema.prune(&mut given).map_err(Status::bad_request)?;
+        Ok(given)
     }
 }
 
@@ -253,14 +267,18 @@ fn mark(next: &mut Value, current: &Value, grace: i64, marked: bool) {
 /// Carries out a DELETECOLLECTION: everything that the selectors choose, one by one.
 pub(super) async fn delete_collection(call: &Call, body: &Bytes) -> Result<Reply, Status> {
     let options = DeleteOptions::read(call, body)?;
-    let filter: Filter = list::filter(call)?;
+    let mut filter: Filter = list::filter(call)?;
+    let late = convert::late_fields(&call.resource, &mut filter);
     let cache = call.cache()?;
     let revision = call.server.cache.fresh().await?;
     let chosen = cache.list(&filter, 0).objects;
     let items: Vec<Shown> = stream::iter(chosen)
         .map(|object| {
-            let options = &options;
+            let (options, late) = (&options, &late);
             async move {
+                if !late.is_empty() && list::chosen(call, vec![Shown::Stored(Arc::clone(&object))], late).await?.is_empty() {
+                    return Ok(None);
+                }
                 // The collection may span namespaces: each object is deleted in its own.
                 let one = call.about(&call.resource, object.namespace(), "", "");
                 match delete_object(&one, object.name(), options).await {

@@ -133,7 +133,8 @@ pub(super) fn too_large(wanted: Revision, current: Revision) -> Status {
 
 /// Carries out a LIST.
 pub(super) async fn list(call: &Call) -> Result<Reply, Status> {
-    let filter = filter(call)?;
+    let mut filter = filter(call)?;
+    let late = convert::late_fields(&call.resource, &mut filter);
     let wanted = wanted(call, false)?;
     let limit = call.query.int("limit")?.map_or(0, |l| usize::try_from(l).unwrap_or(0));
     if let Some(made) = call.strategy().made(&call.server).await {
@@ -141,8 +142,15 @@ pub(super) async fn list(call: &Call) -> Result<Reply, Status> {
         return call.encoder().list(List { items, revision: call.server.cache.applied(), next: String::new(), remaining: None });
     }
     let mut page = page(call, &filter, wanted, limit).await?;
-    page.items = convert::shown(&call.server, &call.resource, page.items).await?;
+    page.items = chosen(call, page.items, &late).await?;
     call.encoder().list(page)
+}
+
+/// The items in the resource's version, without those that don't have the `late` fields.
+pub(super) async fn chosen(call: &Call, items: Vec<Shown>, late: &fields::Selector) -> Result<Vec<Shown>, Status> {
+    let shown = convert::shown(&call.server, &call.resource, items).await?;
+    let passes = |item: Shown| convert::passes(&call.resource, late, &item).map(|passes| passes.then_some(item)).transpose();
+    shown.into_iter().filter_map(passes).collect()
 }
 
 async fn page(call: &Call, filter: &Filter, wanted: Wanted, limit: usize) -> Result<List, Status> {

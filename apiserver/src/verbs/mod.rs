@@ -34,10 +34,11 @@ use crate::server::Server;
 use crate::strategy::Strategy;
 use crate::subresources;
 
+pub(crate) use create::namespace_matches;
 pub(crate) use delete::{DeleteOptions, delete_object};
 pub(crate) use patch::{apply_error, put};
 pub(crate) use view::View;
-pub(crate) use write::{Transaction, Write, check_type, now_text, parse_body, stamp, transact};
+pub(crate) use write::{Transaction, Write, decode_as, now_text, stamp, transact};
 
 /// One request of a resource, understood and authorized.
 pub(crate) struct Call {

@@ -2,15 +2,16 @@
 
 use bytes::Bytes;
 use http::header;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use skiff_api::apply::{self, Manager, Operation};
 use skiff_api::patch::{self, Error};
+use skiff_api::resource::Resource;
 use skiff_api::schema::Schema;
 use skiff_api::status::{Cause, Details};
 use skiff_api::{Status, field, json, value};
 
 use super::view::View;
-use super::write::{Transaction, Write, check_type, read_yaml, transact};
+use super::write::{Transaction, Write, read_yaml, transact};
 use super::options::FieldValidation;
 use super::{Call, create, options, update};
 use crate::http::body::Reply;
@@ -77,6 +78,8 @@ pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply
         if view == View::Scale {
             let mut shown = scale::show(&call.resource, &current);
             apply_patch(call, kind, &mut shown, &patch)?;
+            scale::take_in(&mut shown)?;
+            same_name(call, &shown)?;
             let new = scale::set(call, &current, &shown)?;
             put(&mut write, new, current, &entry).await?
         } else {
@@ -90,7 +93,7 @@ pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply
             let shown = if kind == Kind::Strategic { patch::as_go_prints(&patch) } else { patched.to_string() };
             let cannot = |why| Status::invalid("", "", "", &[field::Error::invalid("patch", shown.clone(), why)]);
             let prune = if kind == Kind::Strategic { Schema::prune_merged } else { Schema::prune };
-            let new = write.take_in_as(patched, repeated.clone(), prune, &cannot)?;
+            let new = write.take_in_patched(patched, repeated.clone(), prune, &cannot)?;
             same_name(call, &new)?;
             update::finish(&mut write, view, new, current, &entry, true).await?
         }
@@ -118,10 +121,10 @@ fn apply_patch(call: &Call, kind: Kind, target: &mut Value, patch: &Value) -> Re
     result.map_err(|error| match error {
         Error::BadRequest(why) => Status::bad_request(why),
         Error::TooLarge(why) => Status::new(413, "RequestEntityTooLarge", why),
-        Error::Unprocessable(why) => {
-            let details = Details { causes: vec![Cause { message: why, ..Cause::default() }], ..Details::default() };
+        // Upstream doesn't say why.
+        Error::Unprocessable(_) => {
             let message = "the server rejected our request due to an error in our request";
-            Status { details: Some(Box::new(details)), ..Status::new(422, "Invalid", message) }
+            Status { details: Some(Box::default()), ..Status::new(422, "Invalid", message) }
         }
     })
 }
@@ -132,8 +135,21 @@ async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Re
     // JSON is read as the YAML that it is where there is something to be said of it.
     let (mut config, repeated) = match json::parse(body) {
         Ok(parsed) if parsed.duplicates.is_empty() => (parsed.value, Vec::new()),
-        _ => read_yaml(body).map(|read| (read.value, read.repeated))?,
+        _ => read_yaml(body).map(|read| (read.value, read.repeated)).map_err(|status| Status { message: format!("error decoding YAML: {}", status.message), ..status })?,
     };
+    if config.is_null() {
+        config = Value::Object(Map::new());
+    }
+    if !config.is_object() {
+        let what = match config {
+            Value::Array(_) => "array",
+            Value::String(_) => "string",
+            Value::Bool(_) => "bool",
+            _ => "number",
+        };
+        let why = format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}");
+        return Err(Status::bad_request(format!("error decoding YAML: error unmarshaling JSON: while decoding JSON: {why}")));
+    }
     call.notes.sent(&config);
     match write.options.validation {
         FieldValidation::Strict if !repeated.is_empty() => {
@@ -144,10 +160,12 @@ async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Re
         FieldValidation::Strict | FieldValidation::Ignore => {}
         FieldValidation::Warn => write.warnings.extend(repeated),
     }
-    if view == View::Scale {
-        return scale::apply(write, config).await;
+    let (kind, version) = if view == View::Scale { ("Scale", "autoscaling/v1".to_owned()) } else { (&*resource.kind, resource.api_version()) };
+    let (given_kind, given) = (value::text(&config, &["kind"]), value::text(&config, &["apiVersion"]));
+    if (given_kind, given) != (kind, version.as_str()) {
+        let shown = if given.contains('/') { given.to_owned() } else { format!("/{given}") };
+        return Err(Status::bad_request(format!("invalid object type: {shown}, Kind={given_kind}")));
     }
-    check_type(&mut config, &resource.kind, &resource.api_version())?;
     if config.pointer("/metadata/managedFields").is_some_and(|m| !m.is_null()) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
@@ -156,8 +174,12 @@ async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Re
         return Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.info.name)));
     }
     create::namespace_matches(call, &config)?;
+    if view == View::Scale {
+        return scale::apply(write, config).await;
+    }
     // What the schema doesn't know is refused when the configuration is applied; what is left out is not filled in.
-    resource.schema().canonicalize(&mut config).map_err(Status::bad_request)?;
+    let named = format!("{}/{}; {}", value::text(&config, &["metadata", "namespace"]), value::text(&config, &["metadata", "name"]), type_of(resource));
+    resource.schema().canonicalize(&mut config).map_err(|why| untyped(&named, &why))?;
     value::object_mut(&mut config, &["metadata"]).insert("name".into(), call.info.name.as_str().into());
     if resource.namespaced {
         value::object_mut(&mut config, &["metadata"]).insert("namespace".into(), call.info.namespace.as_str().into());
@@ -167,9 +189,14 @@ async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Re
     let reset = strategy.reset_fields(&call.info.subresource);
     let manager = write.manager(Operation::Apply);
     let version = value::remove(&mut config, &["metadata", "resourceVersion"]);
-    let applying = Applying { config, manager, force, reset, version };
+    let applying = Applying { config, named, manager, force, reset, version };
     match applying.change(&mut write, view).await {
         Err(status) if status.code == 404 && call.info.subresource.is_empty() && applying.version.is_none() => {
+            let uid = value::text(&applying.config, &["metadata", "uid"]);
+            if !uid.is_empty() {
+                let why = format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+                return Err(Status::conflict(resource.group_resource(), &call.info.name, why));
+            }
             let new = applying.onto(&mut write, None)?;
             let shown = create::insert(&mut write, new, false).await?;
             write.answer(201, &shown)
@@ -181,6 +208,8 @@ async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Re
 /// A configuration and who applies it.
 struct Applying {
     config: Value,
+    /// Its name and type, as messages show them.
+    named: String,
     manager: Manager,
     force: bool,
     reset: Vec<&'static [&'static str]>,
@@ -193,16 +222,11 @@ impl Applying {
     fn onto(&self, write: &mut Write<'_>, live: Option<&Value>) -> Result<Value, Status> {
         let schema = write.call.resource.schema();
         let applied = apply::apply(schema, live, &self.config, &self.manager, self.force, &self.reset).map_err(|error| match error {
-            apply::Error::Invalid(why) => {
-                let (info, resource) = (&write.call.info, &write.call.resource);
-                let kind = format!("{}/{}, Kind={}", resource.group, resource.version, resource.kind);
-                let of = format!("{}/{}; {kind}", info.namespace, info.name);
-                Status::new(500, "", format!("failed to create typed patch object ({of}): {why}"))
-            }
+            apply::Error::Invalid(why) => untyped(&self.named, &why),
             conflicts => apply_error(conflicts),
         })?;
         let warnings = std::mem::take(&mut write.warnings);
-        let new = write.take_in(applied, Vec::new());
+        let new = write.take_in(applied, Vec::new(), &[]);
         write.warnings = warnings;
         new
     }
@@ -217,6 +241,16 @@ impl Applying {
             update::finish(write, view, new, current, &entry, false).await?
         }))
     }
+}
+
+/// `apps/v1, Kind=Deployment`
+fn type_of(resource: &Resource) -> String {
+    format!("{}/{}, Kind={}", resource.group, resource.version, resource.kind)
+}
+
+/// Refuses a configuration that isn't of its type.
+fn untyped(named: &str, why: &str) -> Status {
+    Status::new(500, "", format!("failed to create typed patch object ({named}): {why}"))
 }
 
 /// A failed apply as a refusal: conflicts are 409 with a cause each.

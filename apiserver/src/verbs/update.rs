@@ -13,6 +13,9 @@ use crate::http::body::Reply;
 use crate::http::encode::Shown;
 use crate::subresources::scale;
 
+/// What only a deletion writes.
+pub(super) const DELETION: [&str; 2] = ["deletionTimestamp", "deletionGracePeriodSeconds"];
+
 /// Carries out an UPDATE through a view.
 pub(super) async fn update(call: &Call, body: &Bytes, view: View) -> Result<Reply, Status> {
     let mut write = Write::new(call, "UpdateOptions")?;
@@ -62,11 +65,14 @@ pub(super) async fn finish(
     let (version, uid) = (value::text(&new, &["metadata", "resourceVersion"]), value::text(&new, &["metadata", "uid"]));
     let actual = value::text(&old, &["metadata", "uid"]);
     if !uid.is_empty() && uid != actual {
+        // A dry run has not come to the store, whose prefix is not in the key yet.
+        let key = if write.options.dry_run { entry.key.trim_start_matches("/registry") } else { &entry.key };
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}");
+        let why = format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: {why}");
         return Err(Status::conflict(gr, name, why));
     }
     if !matches!(version, "" | "0") {
-        version.parse::<u64>().map_err(|_| Status::bad_request(format!("invalid resource version: {version:?}")))?;
+        version.parse::<u64>().map_err(|_| Status::new(500, "", format!("strconv.ParseUint: parsing {version:?}: invalid syntax")))?;
         if version != entry.modified.to_string() {
             return Err(Status::stale(gr, name));
         }
@@ -76,8 +82,8 @@ pub(super) async fn finish(
     }
     let strategy = call.strategy();
     let mut new = view.merge(new, &old);
+    let asked = DELETION.map(|key| value::remove(&mut new, &["metadata", key]));
     keep_system_metadata(&mut new, &old);
-    // What admission and the strategy add is nobody's.
     if book {
         write.book(Some(&old), &mut new, &strategy.reset_fields(&call.info.subresource));
     }
@@ -86,7 +92,13 @@ pub(super) async fn finish(
     if strategy.has_generation() && !view.is_status() {
         bump_generation(&mut new, &old, strategy.generation_counts_annotations(), view.counts_status());
     }
+    // A deletion can't be written, only asked for; what the client leaves out stays.
+    let metadata = value::object_mut(&mut new, &["metadata"]);
+    let written: Vec<&str> = DELETION.into_iter().zip(asked).filter_map(|(key, asked)| metadata.insert(key.into(), asked?).is_none().then_some(key)).collect();
     let errors = validation::validate_subresource_update(&call.resource, &call.info.subresource, &new, &old);
+    for key in written {
+        value::remove(&mut new, &["metadata", key]);
+    }
     write.check(&new, &errors)?;
     write.note(&new, Some(&old));
     admission::validate(write, &new, Some(&old)).await?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, Stream};
 use serde_json::json;
-use skiff_api::{Status, random};
+use skiff_api::{Status, fields, random};
 use skiff_store::Revision;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -32,7 +32,8 @@ const CHUNK: usize = 64 * 1024;
 
 /// Carries out a WATCH.
 pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
-    let filter = list::filter(call)?;
+    let mut filter = list::filter(call)?;
+    let late = convert::late_fields(&call.resource, &mut filter);
     let wanted = list::wanted(call, true)?;
     let cache = call.cache()?;
     let initial = call.query.flag("sendInitialEvents");
@@ -69,6 +70,7 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
         },
         cache,
         filter,
+        late,
         at: from,
         ends: Instant::now() + Duration::from_secs(life as u64),
         bookmark: bookmarks.then(|| Instant::now() + BOOKMARK_PERIOD),
@@ -108,11 +110,19 @@ struct Frames {
     columns: bool,
 }
 
+/// An object before and after a change, as far as the filter lets it be seen.
+struct Seen {
+    before: Option<Arc<Object>>,
+    after: Option<Arc<Object>>,
+}
+
 struct Watcher {
     cache: Arc<ResourceCache>,
     /// For the revision up to which the cache is complete.
     applied: Arc<crate::server::Server>,
     filter: Filter,
+    /// What is asked of objects in the resource's version.
+    late: fields::Selector,
     /// Every change up to this revision was sent.
     at: Revision,
     bell: watch::Receiver<Revision>,
@@ -142,7 +152,7 @@ impl Watcher {
         }
         let mut out = Vec::new();
         while out.len() < CHUNK && self.objects.len() > 0 && !self.over {
-            let batch = self.objects.by_ref().take(BATCH).map(|object| ("ADDED", object)).collect();
+            let batch = self.objects.by_ref().take(BATCH).map(|object| Seen { before: None, after: Some(object) }).collect();
             self.frames(batch, &mut out).await;
         }
         if !out.is_empty() {
@@ -201,27 +211,42 @@ impl Watcher {
     }
 
     /// What this watch makes of a change: selectors turn some updates into comings and goings.
-    fn seen(&self, change: Change) -> Option<(&'static str, Arc<Object>)> {
+    fn seen(&self, change: Change) -> Option<Seen> {
         let before = change.old.filter(|o| self.cache.passes(&self.filter, o));
         let after = change.new.filter(|o| self.cache.passes(&self.filter, o));
-        match (before, after) {
-            (None, None) => None,
-            (None, Some(new)) => Some(("ADDED", new)),
-            (Some(_), Some(new)) => Some(("MODIFIED", new)),
-            (Some(old), None) => Some(("DELETED", Arc::new(old.at(change.revision)))),
-        }
+        // The last state of what goes is shown as of the change.
+        let before = if after.is_none() || !self.late.is_empty() { before.map(|old| Arc::new(old.at(change.revision))) } else { before };
+        (before.is_some() || after.is_some()).then_some(Seen { before, after })
     }
 
     /// Writes events. Where their objects can't be converted, that is told, and the watch ends.
-    async fn frames(&mut self, events: Vec<(&'static str, Arc<Object>)>, out: &mut Vec<u8>) {
-        let (kinds, objects): (Vec<_>, Vec<_>) = events.into_iter().map(|(kind, object)| ((kind, Arc::clone(&object.key)), Shown::Stored(object))).unzip();
-        match convert::shown(&self.applied, &self.encoder.resource, objects).await {
-            Ok(shown) => kinds.into_iter().zip(shown).for_each(|((kind, key), shown)| self.frame(kind, &key, &shown, out)),
-            Err(status) => {
-                out.extend_from_slice(&error_frame(&status, self.encoder.shape.format));
-                self.over = true;
+    async fn frames(&mut self, events: Vec<Seen>, out: &mut Vec<u8>) {
+        if let Err(status) = self.try_frames(events, out).await {
+            out.extend_from_slice(&error_frame(&status, self.encoder.shape.format));
+            self.over = true;
+        }
+    }
+
+    async fn try_frames(&mut self, events: Vec<Seen>, out: &mut Vec<u8>) -> Result<(), Status> {
+        // What was before an update matters only where a selector has still to look at it.
+        let looks = !self.late.is_empty();
+        let objects = events.iter().flat_map(|seen| [seen.before.as_ref().filter(|_| looks || seen.after.is_none()), seen.after.as_ref()]);
+        let objects = objects.flatten().map(|object| Shown::Stored(Arc::clone(object))).collect();
+        let mut shown = convert::shown(&self.applied, &self.encoder.resource, objects).await?.into_iter();
+        for Seen { before, after } in events {
+            let Some(key) = after.as_ref().or(before.as_ref()).map(|object| Arc::clone(&object.key)) else { continue };
+            let old = if looks || after.is_none() { before.as_ref().and_then(|_| shown.next()) } else { None };
+            let new = after.and_then(|_| shown.next());
+            let passes = |shown: &Option<Shown>| shown.as_ref().map_or(Ok(false), |shown| convert::passes(&self.encoder.resource, &self.late, shown));
+            let was = if looks { passes(&old)? } else { before.is_some() };
+            match (was, passes(&new)?, old, new) {
+                (false, true, _, Some(new)) => self.frame("ADDED", &key, &new, out),
+                (true, true, _, Some(new)) => self.frame("MODIFIED", &key, &new, out),
+                (true, false, Some(old), _) => self.frame("DELETED", &key, &old, out),
+                _ => {}
             }
         }
+        Ok(())
     }
 
     fn frame(&mut self, kind: &str, key: &str, shown: &Shown, out: &mut Vec<u8>) {

@@ -7,7 +7,7 @@ use http::header;
 use serde_json::{Map, Value};
 use skiff_api::apply::{self, Manager, Operation};
 use skiff_api::schema::Schema;
-use skiff_api::{Status, clock, defaults, field, json, protobuf, random, validation, value};
+use skiff_api::{Status, clock, defaults, field, json, protobuf, random, resource, validation, value};
 use skiff_store::{Entry, Error, Guard};
 
 use super::{Call, add_warning};
@@ -62,44 +62,38 @@ impl<'a> Write<'a> {
         Ok(Self { call, options: WriteOptions::read(call, options_kind)?, warnings: Vec::new(), held: Mutex::default(), tries: 0 })
     }
 
-    /// Reads a body of JSON or YAML as an object of the resource (or of `kind`, where a subresource takes another), in
-    /// the resource's version: pruned by the schema, with defaults.
+    /// Reads a body of JSON or YAML as an object of the resource, in the resource's version: pruned by the schema, with
+    /// defaults.
     pub fn decode(&mut self, body: &Bytes) -> Result<Value, Status> {
-        let object = parse_body(self.call, body)?;
-        self.take_in(object.value, object.duplicates)
+        let object = parse_body(self.call, body, &self.call.resource.kind)?;
+        self.take_in(object.value, object.duplicates, if is_json(self.call) { body } else { &[] })
     }
 
-    /// Prunes, checks and defaults an object that a client made.
-    pub fn take_in(&mut self, object: Value, duplicates: Vec<String>) -> Result<Value, Status> {
+    /// Prunes, checks and defaults an object that a client made, or a patch of it. `text` is the JSON that it was read from, if
+    /// it was: what is wrong is told in its order.
+    pub fn take_in(&mut self, mut object: Value, duplicates: Vec<String>, text: &[u8]) -> Result<Value, Status> {
         let resource = &self.call.resource;
-        let kind = &resource.kind;
-        let cannot = |why: String| Status::bad_request(format!("{kind} in version {:?} cannot be handled as a {kind}: {why}", resource.version));
-        self.take_in_as(object, duplicates, Schema::prune, &cannot)
+        let kind = Kind { kind: &resource.kind, version: &resource.api_version(), schema: resource.schema() };
+        let text = if resource.custom().is_some() { &[] } else { text };
+        self.warnings.extend(kind.take_in(&mut object, duplicates, text, self.options.validation)?);
+        Ok(self.complete(object))
     }
 
-    /// The same with another way of reading, and what a refusal is made of the reason. For what a patch made.
-    pub fn take_in_as(
-        &mut self,
-        mut object: Value,
-        duplicates: Vec<String>,
-        prune: fn(&Schema, &mut Value) -> Result<Vec<String>, String>,
-        cannot: &dyn Fn(String) -> Status,
-    ) -> Result<Value, Status> {
+    /// The same for what a patch made, with another way of reading it, and what a refusal is made of the reason.
+    pub fn take_in_patched(&mut self, mut object: Value, duplicates: Vec<String>, prune: Prune, cannot: &dyn Fn(String) -> Status) -> Result<Value, Status> {
         let resource = &self.call.resource;
-        check_type(&mut object, &resource.kind, &resource.api_version())?;
-        let unknown = prune(resource.schema(), &mut object).map_err(cannot)?;
-        if self.options.validation != FieldValidation::Ignore {
-            let faults: Vec<String> = duplicates.into_iter().chain(unknown.iter().map(|path| format!("unknown field {path:?}"))).collect();
-            if self.options.validation == FieldValidation::Strict && !faults.is_empty() {
-                return Err(cannot(format!("strict decoding error: {}", faults.join(", "))));
-            }
-            self.warnings.extend(faults);
-        }
+        let kind = Kind { kind: &resource.kind, version: &resource.api_version(), schema: resource.schema() };
+        self.warnings.extend(kind.take_in_as(&mut object, duplicates, &[], self.options.validation, prune, cannot)?);
+        Ok(self.complete(object))
+    }
+
+    /// The object with metadata and defaults.
+    fn complete(&self, mut object: Value) -> Value {
         if !object.get("metadata").is_some_and(Value::is_object) {
             object["metadata"] = Value::Object(Map::new());
         }
-        defaults::apply(resource, &mut object);
-        Ok(object)
+        defaults::apply(&self.call.resource, &mut object);
+        object
     }
 
     /// Who writes, for the object's `managedFields`.
@@ -215,24 +209,132 @@ impl<'a> Write<'a> {
     }
 }
 
-/// Reads a body as JSON, YAML or protobuf, whatever it says it is of these.
-pub(crate) fn parse_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Status> {
-    read_body(call, body).inspect(|read| call.notes.sent(&read.value))
+/// A way of reading a value by a schema.
+pub(super) type Prune = fn(&Schema, &mut Value) -> Result<Vec<String>, String>;
+
+/// A kind of object, to read one.
+struct Kind<'a> {
+    kind: &'a str,
+    version: &'a str,
+    schema: &'a Schema,
 }
 
-fn read_body(call: &Call, body: &Bytes) -> Result<json::Parsed, Status> {
+impl Kind<'_> {
+    /// Checks the object's type and prunes it by the schema. Gives what there is to warn of, in the order of `text`.
+    fn take_in(&self, object: &mut Value, duplicates: Vec<String>, text: &[u8], validation: FieldValidation) -> Result<Vec<String>, Status> {
+        let (kind, version) = (self.kind, self.version.rsplit('/').next().unwrap_or(self.version));
+        let cannot = |why: String| Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"));
+        self.take_in_as(object, duplicates, text, validation, Schema::prune, &cannot)
+    }
+
+    fn take_in_as(
+        &self,
+        object: &mut Value,
+        duplicates: Vec<String>,
+        text: &[u8],
+        validation: FieldValidation,
+        prune: Prune,
+        cannot: &dyn Fn(String) -> Status,
+    ) -> Result<Vec<String>, Status> {
+        check_type(object, self.kind, self.version)?;
+        let unknown = prune(self.schema, object).map_err(cannot)?;
+        if validation == FieldValidation::Ignore {
+            return Ok(Vec::new());
+        }
+        let faults = if text.is_empty() || duplicates.is_empty() && unknown.is_empty() {
+            duplicates.into_iter().chain(unknown.iter().map(|path| format!("unknown field {path:?}"))).collect()
+        } else {
+            json::faults(text, &unknown)
+        };
+        if validation == FieldValidation::Strict && !faults.is_empty() {
+            return Err(cannot(format!("strict decoding error: {}", faults.join(", "))));
+        }
+        Ok(faults)
+    }
+}
+
+/// Reads the body of a subresource that takes another kind than its resource's: pruned by the schema of its
+/// `definition`, `io.k8s.api.policy.v1.Eviction`. The query's options of a write are checked too.
+pub(crate) fn decode_as(call: &Call, body: &Bytes, kind: &str, version: &str, definition: &str) -> Result<Value, Status> {
+    let options = WriteOptions::read(call, if call.info.verb == "update" { "UpdateOptions" } else { "CreateOptions" })?;
+    let read = parse_body(call, body, kind)?;
+    let mut object = read.value;
+    let schema = Schema::builtin(definition).unwrap_or_else(Schema::any);
+    let warnings = Kind { kind, version, schema }.take_in(&mut object, read.duplicates, if is_json(call) { body } else { &[] }, options.validation)?;
+    warnings.into_iter().for_each(|warning| call.notes.warn(warning));
+    Ok(object)
+}
+
+/// Reads a body as JSON, YAML or protobuf, whatever it says it is of these; `kind` is what it should be.
+fn parse_body(call: &Call, body: &Bytes, kind: &str) -> Result<json::Parsed, Status> {
+    let mut read = read_body(call, body, kind)?;
+    if read.value.is_null() {
+        read.value = Value::Object(Map::new());
+    }
+    let unrecognized = |why: &str| Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body)));
+    typed(&read.value).map_err(|why| unrecognized(&format!("couldn't get version/kind; json parse error: {why}")))?;
+    let version = value::text(&read.value, &["apiVersion"]);
+    if version.matches('/').count() > 1 {
+        return Err(unrecognized(&format!("unexpected GroupVersion string: {version}")));
+    }
+    call.notes.sent(&read.value);
+    Ok(read)
+}
+
+/// Refuses what has no type at all, in the words of Go's decoder.
+pub(super) fn typed(object: &Value) -> Result<(), String> {
+    let shown = |value: &Value| match value {
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        Value::Object(_) => "object",
+        _ => "number",
+    };
+    let Value::Object(map) = object else {
+        let head = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
+        return Err(format!("json: cannot unmarshal {} into Go value of type {head}", shown(object)));
+    };
+    for key in ["apiVersion", "kind"] {
+        if let Some(odd) = map.get(key).filter(|v| !v.is_string() && !v.is_null()) {
+            return Err(format!("json: cannot unmarshal {} into Go struct field .{key} of type string", shown(odd)));
+        }
+    }
+    Ok(())
+}
+
+/// The beginning of a body, for people who look for what is wrong with it.
+fn summary(body: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    let (head, rest) = body.split_at(body.len().min(SHOWN));
+    let shown = match head.first() {
+        None => "<empty>".into(),
+        Some(b'{') => String::from_utf8_lossy(head).into_owned(),
+        Some(_) => head.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    shown + if rest.is_empty() { "" } else { " ..." }
+}
+
+/// The media type that the body says it is of; one with a parameter that is none is no media type.
+fn media(call: &Call) -> &str {
     let content_type = call.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
-    let media = content_type.split(';').next().unwrap_or("").trim();
-    match media {
-        "" | "application/json" | "*/*" => json::parse(body).map_err(|why| {
-            let kind = &call.resource.kind;
-            let shown = if body.is_empty() { "<empty>".into() } else { String::from_utf8_lossy(&body[..body.len().min(1024)]) };
-            Status::bad_request(format!(
-                "the object provided is unrecognized (must be of type {kind}): couldn't get version/kind; json parse error: {why} ({shown})"
-            ))
-        }),
+    let mut parts = content_type.split(';').map(str::trim);
+    let media = parts.next().unwrap_or("");
+    if parts.any(|parameter| !parameter.is_empty() && !parameter.contains('=')) { "?" } else { media }
+}
+
+fn is_json(call: &Call) -> bool {
+    matches!(media(call), "" | "application/json" | "*/*")
+}
+
+fn read_body(call: &Call, body: &Bytes, kind: &str) -> Result<json::Parsed, Status> {
+    let unrecognized = |why: String| Status::bad_request(format!("the object provided is unrecognized (must be of type {kind}): {why} ({})", summary(body)));
+    match media(call) {
+        _ if is_json(call) => json::parse(body).map_err(|why| unrecognized(format!("couldn't get version/kind; json parse error: {why}"))),
         "application/yaml" => parse_yaml(body),
-        protobuf::MEDIA_TYPE => parse_protobuf(body),
+        protobuf::MEDIA_TYPE => match protobuf::decode(body) {
+            Err(error @ protobuf::Error::NoMagic) => Err(unrecognized(error.to_string())),
+            other => other.map(|value| json::Parsed { value, duplicates: Vec::new() }).map_err(|e| Status::bad_request(e.to_string())),
+        },
         _ => {
             let message = format!(
                 "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, {}",
@@ -263,22 +365,21 @@ pub(crate) fn parse_protobuf(body: &[u8]) -> Result<json::Parsed, Status> {
 }
 
 /// Refuses an object of another kind or version than the request's resource has; fills in what is left out.
-pub(crate) fn check_type(object: &mut Value, kind: &str, version: &str) -> Result<(), Status> {
-    if !object.is_object() {
-        return Err(Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: the object is no JSON object")));
-    }
-    let (got_kind, got_version) = (value::text(object, &["kind"]).to_owned(), value::text(object, &["apiVersion"]).to_owned());
-    let short = version.rsplit('/').next().unwrap_or(version);
-    if !got_version.is_empty() && got_version != version {
-        return Err(Status::bad_request(format!(
-            "{kind} in version {got_version:?} cannot be handled as a {kind}: no kind {kind:?} is registered for version {got_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
-        )));
-    }
-    if !got_kind.is_empty() && got_kind != kind {
-        let group = version.rsplit_once('/').map_or("core", |(group, _)| group.split('.').next().unwrap_or(group));
-        return Err(Status::bad_request(format!(
-            "{got_kind} in version {short:?} cannot be handled as a {kind}: converting ({short}.{got_kind}) to ({group}.{kind}): unknown conversion"
-        )));
+fn check_type(object: &mut Value, kind: &str, version: &str) -> Result<(), Status> {
+    let given = |key: &str, own: &str| match value::text(object, &[key]) {
+        "" => own.to_owned(),
+        text => text.to_owned(),
+    };
+    let (got_kind, got_version) = (given("kind", kind), given("apiVersion", version));
+    if (got_kind.as_str(), got_version.as_str()) != (kind, version) {
+        let (group, short) = got_version.rsplit_once('/').unwrap_or(("", &got_version));
+        let why = if resource::find_kind(group, short, &got_kind).is_some() {
+            let wanted = version.rsplit_once('/').map_or("core", |(group, _)| group.split('.').next().unwrap_or(group));
+            format!("converting ({short}.{got_kind}) to ({wanted}.{kind}): unknown conversion")
+        } else {
+            format!("no kind {got_kind:?} is registered for version {got_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
+        };
+        return Err(Status::bad_request(format!("{got_kind} in version {short:?} cannot be handled as a {kind}: {why}")));
     }
     object["kind"] = kind.into();
     object["apiVersion"] = version.into();
@@ -288,7 +389,7 @@ pub(crate) fn check_type(object: &mut Value, kind: &str, version: &str) -> Resul
 /// Gives a new object what only the system gives: uid, time, generation; takes away what a client can't set.
 pub(crate) fn stamp(object: &mut Value, namespace: &str, generation: bool) {
     let metadata = value::object_mut(object, &["metadata"]);
-    for key in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "namespace"] {
+    for key in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "namespace"] {
         metadata.remove(key);
     }
     if !namespace.is_empty() {

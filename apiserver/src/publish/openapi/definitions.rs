@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 use skiff_api::resource::Resource;
-use skiff_api::schema::{Kind, ListType, Object, PatchStrategy, Property, Schema};
+use skiff_api::schema::{Kind, ListType, Object, PatchStrategy, Presence, Property, Schema, enum_values};
 use std::sync::Arc;
 
 use super::{Definitions, Dialect, Used, custom, definition_name, descriptions, list_name};
@@ -69,9 +69,36 @@ fn scalar(name: &str, dialect: Dialect) -> Value {
         (INT_OR_STRING, Dialect::V2) => json!({"type": "string", "format": "int-or-string"}),
         (QUANTITY, Dialect::V3) => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
         (QUANTITY, Dialect::V2) => json!({"type": "string"}),
+        (name, _) if name.ends_with(".WatchEvent") => {
+            let object = json!({"type": "object", "description": "The object, its last state before it was deleted, a bookmark, or a Status"});
+            json!({"type": "object", "required": ["type", "object"], "properties": {"type": {"type": "string"}, "object": object}})
+        }
         (name, _) if name.ends_with("Time") => json!({"type": "string", "format": "date-time"}),
         _ => json!({"type": "object"}),
     }
+}
+
+/// The text that a property is, or is a list or map of.
+fn text_of(schema: &Schema) -> &Schema {
+    match &schema.kind {
+        Kind::List(list) => &list.items,
+        Kind::Map(values) => values,
+        _ => schema,
+    }
+}
+
+/// With the value that Go has where there is none, as upstream's version 3 says it.
+fn with_zero(schema: &Schema, written: Value) -> Value {
+    let zero = match &schema.kind {
+        Kind::String => json!(""),
+        Kind::Int32 | Kind::Int64 | Kind::Number => json!(0),
+        Kind::Boolean => json!(false),
+        Kind::Object(object) if !object.definition.is_empty() => json!({}),
+        _ => return written,
+    };
+    let mut written = if written.get("$ref").is_some() { json!({"allOf": [written]}) } else { written };
+    written["default"] = zero;
+    written
 }
 
 struct Writer {
@@ -108,7 +135,9 @@ impl Writer {
 
     fn object(&mut self, object: &Object, atomic: bool) -> Value {
         let mut definition = Map::from_iter([("type".to_owned(), json!("object"))]);
-        let required: Vec<&str> = object.properties.iter().filter(|p| p.required).map(|p| p.name.as_ref()).collect();
+        let mut required: Vec<&Property> = object.properties.iter().filter(|p| p.required).collect();
+        required.sort_by_key(|p| p.position);
+        let required: Vec<&str> = required.iter().map(|p| p.name.as_ref()).collect();
         if !required.is_empty() {
             definition.insert("required".into(), json!(required));
         }
@@ -131,6 +160,16 @@ impl Writer {
 
     fn property(&mut self, definition: &str, property: &Property) -> Value {
         let mut written = self.schema(&property.schema);
+        if let Some(values) = enum_values(definition, &text_of(&property.schema).go_type) {
+            match &property.schema.kind {
+                Kind::List(_) => written["items"]["enum"] = values.clone(),
+                Kind::Map(_) => written["additionalProperties"]["enum"] = values.clone(),
+                _ => written["enum"] = values.clone(),
+            }
+        }
+        if property.default.is_none() && property.presence == Presence::Always && self.dialect == Dialect::V3 {
+            written = with_zero(&property.schema, written);
+        }
         let description = descriptions::of_property(definition, &property.name);
         // In version 3, what stands beside a reference is ignored.
         if self.dialect == Dialect::V3 && written.get("$ref").is_some() && (description.is_some() || property.default.is_some()) {
@@ -154,15 +193,27 @@ impl Writer {
         written
     }
 
+    /// What a list or map is of.
+    fn part(&mut self, schema: &Schema) -> Value {
+        let written = self.schema(schema);
+        if self.dialect == Dialect::V3 { with_zero(schema, written) } else { written }
+    }
+
     /// A schema where it is used: built-in objects and Kubernetes' own scalars are referred to.
     fn schema(&mut self, schema: &Schema) -> Value {
         match &schema.kind {
             Kind::Any | Kind::SchemaOr(_) => json!({"type": "object"}),
             Kind::Object(object) if !object.definition.is_empty() => return self.reference(object.definition),
             Kind::Object(object) => self.object(object, schema.atomic),
-            Kind::Map(values) => json!({"type": "object", "additionalProperties": self.schema(values)}),
+            Kind::Map(values) => {
+                let mut written = json!({"type": "object", "additionalProperties": self.part(values)});
+                if schema.atomic {
+                    written["x-kubernetes-map-type"] = "atomic".into();
+                }
+                written
+            }
             Kind::List(list) => {
-                let mut written = json!({"type": "array", "items": self.schema(&list.items)});
+                let mut written = json!({"type": "array", "items": self.part(&list.items)});
                 match &list.list_type {
                     ListType::Atomic => written["x-kubernetes-list-type"] = "atomic".into(),
                     ListType::Set => written["x-kubernetes-list-type"] = "set".into(),

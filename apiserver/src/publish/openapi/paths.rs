@@ -8,8 +8,11 @@ use skiff_api::resource::{Resource, ResourceSchema, Subresource};
 use super::{Dialect, Used, definition_name, list_name};
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
-const STREAMS: [&str; 2] = ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+const MEDIA: [&str; 5] = [
+    "application/json", "application/yaml", "application/vnd.kubernetes.protobuf", "application/json;stream=watch",
+    "application/vnd.kubernetes.protobuf;stream=watch",
+];
+const CUSTOM_MEDIA: [&str; 2] = ["application/json", "application/yaml"];
 const PATCHES: [&str; 4] =
     ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
 
@@ -19,6 +22,7 @@ pub(super) fn of(resources: &[&Arc<Resource>], dialect: Dialect) -> (Map<String,
     for resource in resources {
         writer.resource(resource);
     }
+    writer.share();
     (writer.paths, writer.used)
 }
 
@@ -29,6 +33,8 @@ struct Operation<'a> {
     /// `x-kubernetes-action`, and what the operation's id begins with.
     action: &'static str,
     id: String,
+    /// What it does, in a sentence.
+    description: String,
     /// The group, version and kind that it is about.
     kind: (&'a str, &'a str, &'a str),
     /// The definition of the body; none for no body.
@@ -50,11 +56,45 @@ const LIST: &[(&str, &str)] = &[
     ("resourceVersion", "string"),
     ("resourceVersionMatch", "string"),
     ("sendInitialEvents", "boolean"),
+    ("shardSelector", "string"),
     ("timeoutSeconds", "integer"),
     ("watch", "boolean"),
 ];
-const DELETE: &[(&str, &str)] =
-    &[("dryRun", "string"), ("gracePeriodSeconds", "integer"), ("orphanDependents", "boolean"), ("propagationPolicy", "string")];
+const DELETE: &[(&str, &str)] = &[
+    ("dryRun", "string"),
+    ("gracePeriodSeconds", "integer"),
+    ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean"),
+    ("orphanDependents", "boolean"),
+    ("propagationPolicy", "string"),
+];
+const DELETE_ALL: &[(&str, &str)] = &[
+    ("continue", "string"),
+    ("dryRun", "string"),
+    ("fieldSelector", "string"),
+    ("gracePeriodSeconds", "integer"),
+    ("ignoreStoreReadErrorWithClusterBreakingPotential", "boolean"),
+    ("labelSelector", "string"),
+    ("limit", "integer"),
+    ("orphanDependents", "boolean"),
+    ("propagationPolicy", "string"),
+    ("resourceVersion", "string"),
+    ("resourceVersionMatch", "string"),
+    ("sendInitialEvents", "boolean"),
+    ("shardSelector", "string"),
+    ("timeoutSeconds", "integer"),
+];
+
+/// The subresources that stream, and what they are asked.
+const CONNECTS: [(&str, &[(&str, &str)]); 5] = [
+    ("attach", &[("container", "string"), ("stderr", "boolean"), ("stdin", "boolean"), ("stdout", "boolean"), ("tty", "boolean")]),
+    ("exec", &[("command", "string"), ("container", "string"), ("stderr", "boolean"), ("stdin", "boolean"), ("stdout", "boolean"), ("tty", "boolean")]),
+    ("log", &[
+        ("container", "string"), ("follow", "boolean"), ("insecureSkipTLSVerifyBackend", "boolean"), ("limitBytes", "integer"),
+        ("previous", "boolean"), ("sinceSeconds", "integer"), ("stream", "string"), ("tailLines", "integer"), ("timestamps", "boolean"),
+    ]),
+    ("portforward", &[("ports", "integer")]),
+    ("proxy", &[("path", "string")]),
+];
 
 /// What the query parameters mean.
 const DESCRIBED: [(&str, &str); 17] = [
@@ -105,33 +145,56 @@ impl Writer {
         let space = if resource.namespaced { "Namespaced" } else { "" };
         let kind = resource.kind.as_ref();
         let gvk = (resource.group.as_ref(), resource.version.as_ref(), kind);
-        let operation = |method, action, id: String, body: Option<String>, answer: String, query| Operation { resource, method, action, id, kind: gvk, body, answer, query };
+        let operation = |method, action, id: String, description: String, body: Option<String>, answer: String, query| {
+            Operation { resource, method, action, id, description, kind: gvk, body, answer, query }
+        };
         let (list, status, options) = (list_name(resource), format!("{META}.Status"), format!("{META}.DeleteOptions"));
+        let own = Some(definition.clone());
+        let about = |what: &str| format!("{what} the specified {kind}");
         if resource.verbs.has("list") {
-            self.add(&collection, operation("get", "list", format!("list{words}{space}{kind}"), None, list.clone(), LIST));
+            let description = format!("list {}objects of kind {kind}", if resource.verbs.has("watch") { "or watch " } else { "" });
+            self.add(&collection, operation("get", "list", format!("list{words}{space}{kind}"), description.clone(), None, list.clone(), LIST));
             if resource.namespaced {
                 let all = format!("{base}/{}", resource.plural);
-                self.add(&all, operation("get", "list", format!("list{words}{kind}ForAllNamespaces"), None, list, LIST));
+                self.add(&all, operation("get", "list", format!("list{words}{kind}ForAllNamespaces"), description, None, list, LIST));
             }
         }
+        if resource.verbs.has("watch") && resource.custom().is_none() {
+            let event = format!("{META}.WatchEvent");
+            let old = "deprecated: use the 'watch' parameter with a list operation instead";
+            let one = format!("watch changes to an object of kind {kind}. {old}, filtered to a single item with the 'fieldSelector' parameter.");
+            let many = format!("watch individual changes to a list of {kind}. {old}.");
+            let watch = |action, id: String, description: &str| operation("get", action, id, description.to_owned(), None, event.clone(), LIST);
+            self.add(&format!("{base}/watch{scope}/{}/{{name}}", resource.plural), watch("watch", format!("watch{words}{space}{kind}"), &one));
+            self.add(&format!("{base}/watch{scope}/{}", resource.plural), watch("watchlist", format!("watch{words}{space}{kind}List"), &many));
+            if resource.namespaced {
+                let id = format!("watch{words}{kind}ListForAllNamespaces");
+                self.add(&format!("{base}/watch/{}", resource.plural), watch("watchlist", id, &many));
+            }
+        }
+        let article = if kind.starts_with(['A', 'E', 'I', 'O', 'U']) { "an" } else { "a" };
         if resource.verbs.has("create") {
-            self.add(&collection, operation("post", "post", format!("create{words}{space}{kind}"), Some(definition.clone()), definition.clone(), WRITE));
+            let id = format!("create{words}{space}{kind}");
+            self.add(&collection, operation("post", "post", id, format!("create {article} {kind}"), own.clone(), definition.clone(), WRITE));
         }
         if resource.verbs.has("deletecollection") {
-            let id = format!("delete{words}Collection{space}{kind}");
-            self.add(&collection, operation("delete", "deletecollection", id, Some(options.clone()), status.clone(), LIST));
+            let (id, description) = (format!("delete{words}Collection{space}{kind}"), format!("delete collection of {kind}"));
+            self.add(&collection, operation("delete", "deletecollection", id, description, Some(options.clone()), status.clone(), DELETE_ALL));
         }
         if resource.verbs.has("get") {
-            self.add(&object, operation("get", "get", format!("read{words}{space}{kind}"), None, definition.clone(), &[]));
+            self.add(&object, operation("get", "get", format!("read{words}{space}{kind}"), about("read"), None, definition.clone(), &[]));
         }
         if resource.verbs.has("update") {
-            self.add(&object, operation("put", "put", format!("replace{words}{space}{kind}"), Some(definition.clone()), definition.clone(), WRITE));
+            self.add(&object, operation("put", "put", format!("replace{words}{space}{kind}"), about("replace"), own, definition.clone(), WRITE));
         }
         if resource.verbs.has("patch") {
-            self.add(&object, operation("patch", "patch", format!("patch{words}{space}{kind}"), Some(format!("{META}.Patch")), definition.clone(), PATCH));
+            let id = format!("patch{words}{space}{kind}");
+            self.add(&object, operation("patch", "patch", id, about("partially update"), Some(format!("{META}.Patch")), definition.clone(), PATCH));
         }
         if resource.verbs.has("delete") {
-            self.add(&object, operation("delete", "delete", format!("delete{words}{space}{kind}"), Some(options), status, DELETE));
+            let id = format!("delete{words}{space}{kind}");
+            let answer = if shows_deleted(resource) { definition.clone() } else { status };
+            self.add(&object, operation("delete", "delete", id, format!("delete {article} {kind}"), Some(options), answer, DELETE));
         }
         for sub in &resource.subresources {
             self.subresource(resource, sub, &object, &definition, &format!("{words}{space}{kind}{}", capital(&sub.name)));
@@ -142,26 +205,47 @@ impl Writer {
         let path = format!("{object}/{}", sub.name);
         let own = sub.kind == resource.kind;
         let body = if own { definition.to_owned() } else { foreign_definition(sub) };
-        for (verb, method, start) in [("get", "get", "read"), ("create", "post", "create"), ("update", "put", "replace"), ("patch", "patch", "patch")] {
-            if !sub.verbs.has(verb) {
-                continue;
-            }
-            let (given, query) = match verb {
-                "get" => (None, &[][..]),
-                "patch" => (Some(format!("{META}.Patch")), PATCH),
-                _ => (Some(body.clone()), WRITE),
+        let query = CONNECTS.iter().find(|(name, _)| *name == sub.name).map(|(_, query)| *query);
+        let connects = query.is_some() && sub.name != "log";
+        let methods = [("get", "get", "read"), ("update", "put", "replace"), ("create", "post", "create"), ("delete", "delete", ""), ("patch", "patch", "patch")];
+        for (verb, method, start) in methods.into_iter().filter(|(verb, ..)| sub.verbs.has(verb)) {
+            let (what, kind) = (&sub.name, &resource.kind);
+            let description = match verb {
+                _ if connects => format!("connect {} requests to {what} of {kind}", method.to_uppercase()),
+                "get" => format!("read {what} of the specified {kind}"),
+                "update" => format!("replace {what} of the specified {kind}"),
+                "create" => format!("create {what} of a {kind}"),
+                _ => format!("partially update {what} of the specified {kind}"),
             };
-            let operation = Operation {
+            let given = match verb {
+                "get" => None,
+                _ if connects => None,
+                "patch" => Some(format!("{META}.Patch")),
+                _ => Some(body.clone()),
+            };
+            let asked = match (query, verb) {
+                (Some(query), _) => query,
+                (None, "get") => &[],
+                (None, "patch") => PATCH,
+                _ => WRITE,
+            };
+            let id = if connects { format!("connect{}", words.replacen(&group_words(resource), &(group_words(resource) + &capital(method)), 1)) } else { format!("{start}{words}") };
+            let log = (resource.group.as_ref(), resource.version.as_ref(), resource.kind.as_ref());
+            let operation = |id: String| Operation {
                 resource,
                 method,
-                action: method,
-                id: format!("{start}{words}"),
-                kind: (&sub.group, &sub.version, &sub.kind),
-                body: given,
+                action: if connects { "connect" } else { method },
+                id,
+                description: description.clone(),
+                kind: if sub.name == "log" { log } else { (&sub.group, &sub.version, &sub.kind) },
+                body: given.clone(),
                 answer: body.clone(),
-                query,
+                query: asked,
             };
-            self.add(&path, operation);
+            self.add(&path, operation(id.clone()));
+            if sub.name == "proxy" {
+                self.add(&format!("{path}/{{path}}"), operation(format!("{id}WithPath")));
+            }
         }
     }
 
@@ -176,13 +260,14 @@ impl Writer {
         json!({"$ref": self.dialect.reference(definition)})
     }
 
-    fn parameter(&self, name: &str, place: &str, kind: &str) -> Value {
+    fn parameter(&self, name: &str, place: &str, kind: &str, about: &str) -> Value {
         let mut parameter = json!({"name": name, "in": place, "uniqueItems": true});
         if place == "path" {
             parameter["required"] = true.into();
             parameter["description"] = match name {
-                "name" => "name of the object",
-                _ => "object name and auth scope, such as for teams and projects",
+                "name" => format!("name of the {about}"),
+                "path" => "path to the resource".to_owned(),
+                _ => "object name and auth scope, such as for teams and projects".to_owned(),
             }
             .into();
         }
@@ -206,65 +291,110 @@ impl Writer {
         let (group, version, kind) = operation.kind;
         let tag = if resource.group.is_empty() { "core".to_owned() } else { camel(&resource.group) };
         let mut written = json!({
-            "tags": [format!("{tag}_{}", resource.version)], "operationId": operation.id,
-            "description": format!("{} {}", operation.action, kind),
+            "tags": [format!("{tag}_{}", resource.version)], "operationId": operation.id, "description": operation.description,
             "x-kubernetes-action": operation.action, "x-kubernetes-group-version-kind": {"group": group, "version": version, "kind": kind},
         });
-        let mut parameters: Vec<Value> = operation.query.iter().map(|(name, kind)| self.parameter(name, "query", kind)).collect();
+        let mut parameters: Vec<Value> = operation.query.iter().map(|(name, kind)| self.parameter(name, "query", kind, "")).collect();
         let custom = matches!(resource.schema, ResourceSchema::Custom(_));
-        let patches: Vec<&str> = PATCHES.into_iter().filter(|p| !custom || !p.contains("strategic")).collect();
-        let media: Vec<&str> = if operation.method == "patch" { patches } else { MEDIA[..2].to_vec() };
-        let answer = self.schema(&operation.answer);
-        let codes: &[(&str, &str)] = match operation.action {
-            "post" => &[("200", "OK"), ("201", "Created"), ("202", "Accepted")],
-            "put" | "patch" => &[("200", "OK"), ("201", "Created")],
-            "delete" => &[("200", "OK"), ("202", "Accepted")],
+        let streams = matches!(operation.action, "list" | "watch" | "watchlist");
+        let produced = match operation.action {
+            "connect" => vec!["*/*"],
+            _ if custom => CUSTOM_MEDIA.to_vec(),
+            "get" if operation.answer.is_empty() => [&["text/plain"], &MEDIA[..3]].concat(),
+            _ => MEDIA[..if streams { 5 } else { 3 }].to_vec(),
+        };
+        let consumed = match operation.method {
+            "patch" if operation.body.is_some() => PATCHES.into_iter().filter(|p| !custom || !p.contains("strategic")).collect(),
+            "get" => vec!["*/*"],
+            _ if custom => CUSTOM_MEDIA.to_vec(),
+            _ => vec!["*/*"],
+        };
+        let codes: &[(&str, &str)] = match (operation.action, operation.method) {
+            ("post", _) => &[("200", "OK"), ("201", "Created"), ("202", "Accepted")],
+            ("put" | "patch", _) => &[("200", "OK"), ("201", "Created")],
+            ("delete", _) => &[("200", "OK"), ("202", "Accepted")],
             _ => &[("200", "OK")],
         };
-        let spoken: Vec<&str> = match operation.action {
-            "list" => MEDIA.into_iter().chain(STREAMS).collect(),
-            _ => MEDIA.to_vec(),
-        };
-        // Custom resources have no messages.
-        let spoken: Vec<&str> = spoken.into_iter().filter(|media| !custom || !media.contains("protobuf")).collect();
-        let answers = |answer: &dyn Fn(&str) -> Value| -> Value {
-            let unauthorized = ("401".to_owned(), json!({"description": "Unauthorized"}));
-            codes.iter().map(|(code, words)| ((*code).to_owned(), answer(words))).chain([unauthorized]).collect::<Map<_, _>>().into()
-        };
+        let answer = self.schema(&operation.answer);
         let body = operation.body.as_deref().map(|definition| self.schema(definition));
+        let needed = operation.method != "delete";
         match self.dialect {
             Dialect::V2 => {
-                if let Some(body) = body {
-                    parameters.push(json!({"name": "body", "in": "body", "required": operation.method != "delete", "schema": body}));
+                if let Some(schema) = body {
+                    let mut body = json!({"name": "body", "in": "body", "schema": schema});
+                    if needed {
+                        body["required"] = true.into();
+                    }
+                    parameters.insert(0, body);
                 }
-                written["consumes"] = if operation.method == "get" { json!(["*/*"]) } else { json!(media) };
-                written["produces"] = json!(spoken);
+                written["consumes"] = json!(consumed);
+                written["produces"] = json!(produced);
                 written["schemes"] = json!(["https"]);
-                written["responses"] = answers(&|words| json!({"description": words, "schema": answer}));
+                written["responses"] = codes.iter().map(|(code, said)| ((*code).to_owned(), json!({"description": said, "schema": answer}))).collect();
             }
             Dialect::V3 => {
                 let content = |media: &[&str], schema: &Value| -> Value {
                     media.iter().map(|m| ((*m).to_owned(), json!({"schema": schema}))).collect::<Map<_, _>>().into()
                 };
                 if let Some(body) = body {
-                    written["requestBody"] = json!({"content": content(&media, &body)});
+                    written["requestBody"] = json!({"content": content(&consumed, &body)});
+                    if needed {
+                        written["requestBody"]["required"] = true.into();
+                    }
                 }
-                written["responses"] = answers(&|words| json!({"description": words, "content": content(&spoken, &answer)}));
+                written["responses"] =
+                    codes.iter().map(|(code, said)| ((*code).to_owned(), json!({"description": said, "content": content(&produced, &answer)}))).collect();
             }
         }
+        written["responses"]["401"] = json!({"description": "Unauthorized"});
         if !parameters.is_empty() {
             written["parameters"] = parameters.into();
         }
-        let in_path: Vec<Value> =
-            ["name", "namespace"].iter().filter(|p| path.contains(&format!("{{{p}}}"))).map(|p| self.parameter(p, "path", "string")).collect();
+        let about = if operation.action == "connect" { kind } else { resource.kind.as_ref() };
+        let about = if operation.action != "connect" && kind != about && !operation.answer.is_empty() && kind != "Status" { kind } else { about };
+        let given = ["name", "namespace", "path"].into_iter().filter(|p| path.contains(&format!("{{{p}}}")));
+        let mut shared: Vec<Value> = given.map(|p| self.parameter(p, "path", "string", about)).collect();
+        if operation.action != "connect" {
+            shared.push(self.parameter("pretty", "query", "string", ""));
+        }
         let entry = self.paths.entry(path).or_insert_with(|| json!({}));
         entry[operation.method] = written;
-        let mut shared = in_path;
-        shared.push(match self.dialect {
-            Dialect::V2 => json!({"name": "pretty", "in": "query", "type": "string", "uniqueItems": true}),
-            Dialect::V3 => json!({"name": "pretty", "in": "query", "schema": {"type": "string", "uniqueItems": true}}),
-        });
         entry["parameters"] = shared.into();
+    }
+
+    /// What all operations of a path ask for is said once, of the path.
+    fn share(&mut self) {
+        for path in self.paths.values_mut().filter_map(Value::as_object_mut) {
+            let asked = |operation: &Value| operation["parameters"].as_array().cloned().unwrap_or_default();
+            let operations: Vec<String> = path.keys().filter(|key| *key != "parameters").cloned().collect();
+            let Some(first) = operations.first().map(|method| asked(&path[method])) else { continue };
+            let common: Vec<Value> =
+                first.into_iter().filter(|p| p["in"] != "body" && operations.iter().all(|method| asked(&path[method]).contains(p))).collect();
+            for method in &operations {
+                let rest: Vec<Value> = asked(&path[method]).into_iter().filter(|p| !common.contains(p)).collect();
+                if let Some(operation) = path.get_mut(method).and_then(Value::as_object_mut) {
+                    operation.remove("parameters");
+                    if !rest.is_empty() {
+                        operation.insert("parameters".into(), rest.into());
+                    }
+                }
+            }
+            if let Some(shared) = path.get_mut("parameters").and_then(Value::as_array_mut) {
+                shared.extend(common);
+                shared.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
+            }
+        }
+    }
+}
+
+/// Whether the answer to a deletion is the object, by upstream's word of it.
+fn shows_deleted(resource: &Resource) -> bool {
+    const CORE: [&str; 7] = ["PersistentVolume", "PersistentVolumeClaim", "Pod", "PodTemplate", "ResourceQuota", "Service", "ServiceAccount"];
+    match resource.group.as_ref() {
+        "" => CORE.contains(&resource.kind.as_ref()),
+        "resource.k8s.io" => true,
+        "storage.k8s.io" => resource.kind != "CSIStorageCapacity",
+        _ => false,
     }
 }
 

@@ -1,0 +1,403 @@
+//! Dynamic resource allocation: device classes, claims and their templates, slices. The expressions of selectors are not
+//! compiled here.
+
+use serde_json::Value;
+
+use super::check::{At, Errors, same};
+use super::volume::csi_driver_name;
+use super::{meta, scheduling};
+use crate::names;
+
+/// The most requests of a claim, results of an allocation, constraints, configurations and selectors.
+const MAX: usize = 32;
+/// The most alternatives of a request.
+const MAX_ALTERNATIVES: usize = 8;
+/// The most devices of a slice, and of one that says more of them than attributes and capacity.
+const MAX_DEVICES: (usize, usize) = (128, 64);
+/// The longest parameters and expressions, in bytes.
+const MAX_TEXT: usize = 10 * 1024;
+const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
+const NOT_A_REQUEST: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
+
+/// Each item keeps the rule, and there aren't too many. `false` when there are.
+fn slice(e: &mut Errors, list: &At, max: usize, mut rule: impl FnMut(&mut Errors, &At)) -> bool {
+    if list.len() > max {
+        e.push(crate::field::Error::too_many(&list.path, list.len(), max));
+        return false;
+    }
+    list.items().for_each(|item| rule(e, &item));
+    true
+}
+
+/// The same, and no two have the same name.
+fn set<'a>(e: &mut Errors, list: &At<'a>, max: usize, name: &str, rule: impl FnMut(&mut Errors, &At)) {
+    if slice(e, list, max, rule) {
+        let named = |item: At<'a>| if name.is_empty() { item } else { At { value: item.at(name).value, path: item.path } };
+        e.unique(list.items().map(named));
+    }
+}
+
+pub(super) fn claim(e: &mut Errors, claim: &At) {
+    meta::object_meta(e, claim, true, meta::subdomain);
+    claim_spec(e, &claim.at("spec"));
+}
+
+pub(super) fn claim_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    e.unchanged(new, old, &["spec"]);
+}
+
+pub(super) fn template(e: &mut Errors, template: &At) {
+    meta::object_meta(e, template, true, meta::subdomain);
+    meta::annotations(e, &template.at("spec.metadata.annotations"));
+    meta::labels(e, &template.at("spec.metadata.labels"));
+    claim_spec(e, &template.at("spec.spec"));
+}
+
+fn claim_spec(e: &mut Errors, spec: &At) {
+    let devices = spec.at("devices");
+    let named = |reference: &str| {
+        let (request, alternative) = reference.split_once('/').map_or((reference, None), |(request, rest)| (request, Some(rest)));
+        devices.at("requests").items().filter(|r| r.at("name").str() == request).any(|r| {
+            alternative.is_none_or(|wanted| r.at("firstAvailable").items().any(|sub| sub.at("name").str() == wanted))
+        })
+    };
+    let references = |e: &mut Errors, list: &At| {
+        set(e, list, MAX, "", |e, name| {
+            if name.str().matches('/').count() > 1 {
+                return e.invalid(name, NOT_A_REQUEST);
+            }
+            name.str().split('/').for_each(|part| e.form(&At { value: &part.into(), path: name.path.clone() }, names::dns_label));
+            if !named(name.str()) {
+                e.invalid(name, NOT_A_REQUEST);
+            }
+        });
+    };
+    set(e, &devices.at("requests"), MAX, "name", request);
+    slice(e, &devices.at("constraints"), MAX, |e, constraint| {
+        references(e, &constraint.at("requests"));
+        let (same, distinct) = (constraint.at("matchAttribute"), constraint.at("distinctAttribute"));
+        match [same, distinct].into_iter().find(At::is_set) {
+            Some(attribute) => {
+                qualified(e, &attribute, attribute.str());
+                if !attribute.str().contains('/') {
+                    e.invalid(&attribute, "a fully qualified name must be a domain and a name separated by a slash");
+                }
+            }
+            None => e.required(constraint, "exactly one of \"matchAttribute\" or \"distinctAttribute\" is required, but multiple fields are set"),
+        }
+    });
+    slice(e, &devices.at("config"), MAX, |e, config| {
+        references(e, &config.at("requests"));
+        configuration(e, config);
+    });
+}
+
+fn request(e: &mut Errors, request: &At) {
+    e.form(&request.at("name"), names::dns_label);
+    let (exactly, alternatives) = (request.at("exactly"), request.at("firstAvailable"));
+    match (exactly.is_set(), alternatives.is_empty()) {
+        (false, true) => e.required(request, "exactly one of `exactly` or `firstAvailable` is required"),
+        (true, false) => e.invalid_value(request, Value::Null, "exactly one of `exactly` or `firstAvailable` is required, but multiple fields are set"),
+        (true, true) => wanted(e, &exactly),
+        (false, false) => set(e, &alternatives, MAX_ALTERNATIVES, "name", |e, alternative| {
+            e.form(&alternative.at("name"), names::dns_label);
+            wanted(e, alternative);
+        }),
+    }
+}
+
+/// What devices are wanted, and how many.
+fn wanted(e: &mut Errors, request: &At) {
+    e.required_form(&request.at("deviceClassName"), names::dns_subdomain);
+    selectors(e, &request.at("selectors"));
+    let (mode, count) = (request.at("allocationMode"), request.at("count"));
+    match mode.str() {
+        "All" if count.number() != 0 => e.invalid(&count, "must not be specified when allocationMode is 'All'"),
+        "ExactCount" if count.number() <= 0 => e.invalid_value(&count, count.number(), "must be greater than zero"),
+        "All" | "ExactCount" => {}
+        other => e.push(crate::field::Error::not_supported(&mode.path, other, &["All", "ExactCount"])),
+    }
+    for toleration in request.at("tolerations").items() {
+        let (key, operator, value) = (toleration.at("key"), toleration.at("operator"), toleration.at("value"));
+        e.optional_form(&key, names::qualified_name);
+        match operator.str() {
+            "Exists" if !value.is_empty() => e.invalid(&value, "must be empty for operator `Exists`"),
+            "Equal" => e.form(&value, names::label_value),
+            _ => e.one_of(&operator, &["Equal", "Exists"]),
+        }
+        if !toleration.at("effect").is_empty() {
+            e.maybe_one_of(&toleration.at("effect"), &EFFECTS);
+        }
+    }
+}
+
+fn selectors(e: &mut Errors, list: &At) {
+    slice(e, list, MAX, |e, selector| {
+        let cel = selector.at("cel");
+        if !cel.is_set() {
+            e.required(&cel, "");
+        } else if cel.at("expression").str().len() > MAX_TEXT {
+            e.too_long(&cel.at("expression"), MAX_TEXT);
+        }
+    });
+}
+
+fn configuration(e: &mut Errors, config: &At) {
+    let opaque = config.at("opaque");
+    if !opaque.is_set() {
+        return e.required(&opaque, "");
+    }
+    csi_driver_name(e, &opaque.at("driver"));
+    let parameters = opaque.at("parameters");
+    if !parameters.is_set() {
+        e.required(&parameters, "");
+    } else if parameters.value.to_string().len() > MAX_TEXT {
+        e.too_long(&parameters, MAX_TEXT);
+    } else if !parameters.value.is_object() {
+        e.invalid_value(&parameters, "<value omitted>", "must be a valid JSON object");
+    }
+}
+
+pub(super) fn class(e: &mut Errors, class: &At) {
+    meta::object_meta(e, class, false, meta::subdomain);
+    class_spec(e, class);
+}
+
+pub(super) fn class_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    class_spec(e, new);
+}
+
+fn class_spec(e: &mut Errors, class: &At) {
+    selectors(e, &class.at("spec.selectors"));
+    slice(e, &class.at("spec.config"), MAX, configuration);
+    let extended = class.at("spec.extendedResourceName");
+    let text = extended.str();
+    let ours = !text.contains('/') || text.contains("kubernetes.io/") || text.starts_with("requests.");
+    if extended.is_set() && (ours || !names::qualified_name(&format!("requests.{text}")).is_empty()) {
+        e.invalid(&extended, "must be a valid extended resource name");
+    }
+}
+
+pub(super) fn resource_slice(e: &mut Errors, object: &At) {
+    meta::object_meta(e, object, false, meta::subdomain);
+    slice_spec(e, &object.at("spec"), &Value::Null);
+}
+
+pub(super) fn resource_slice_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    slice_spec(e, &new.at("spec"), &old["spec"]);
+}
+
+/// Which of the ways to say where devices are is taken; each must say something.
+fn places(e: &mut Errors, at: &At, names: &[&str], nothing: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for name in names {
+        let place = at.at(name);
+        match place.value {
+            Value::Null => continue,
+            Value::Bool(false) => e.invalid(&place, "must be either unset or set to true"),
+            Value::String(text) if text.is_empty() => e.invalid(&place, nothing),
+            value => {
+                found.push(format!("`{name}`"));
+                match value {
+                    Value::String(_) => e.form(&place, names::dns_subdomain),
+                    Value::Object(_) => scheduling::node_selector(e, &place),
+                    _ => {}
+                }
+            }
+        }
+    }
+    found
+}
+
+fn slice_spec(e: &mut Errors, spec: &At, old: &Value) {
+    csi_driver_name(e, &spec.at("driver"));
+    let pool = spec.at("pool");
+    let name = pool.at("name");
+    if name.is_empty() {
+        e.required(&name, "");
+    } else {
+        if name.str().len() > 253 {
+            e.too_long(&name, 253);
+        }
+        for fault in name.str().split('/').flat_map(names::dns_subdomain) {
+            e.invalid(&name, fault);
+        }
+    }
+    if pool.at("resourceSliceCount").number() <= 0 {
+        e.invalid_value(&pool.at("resourceSliceCount"), pool.at("resourceSliceCount").number(), "must be greater than zero");
+    }
+    if pool.at("generation").number() < 0 {
+        e.invalid(&pool.at("generation"), "must be greater than or equal to zero");
+    }
+    if !old.is_null() {
+        e.unchanged(spec, old, &["pool.name", "driver", "nodeName"]);
+    }
+    const ONE: &str = "exactly one of `nodeName`, `nodeSelector`, `allNodes`, `perDeviceNodeSelection` is required";
+    let ways = ["nodeName", "nodeSelector", "allNodes", "perDeviceNodeSelection"];
+    let found = places(e, spec, &ways, "must be either unset or set to a non-empty string");
+    let terms = spec.at("nodeSelector.nodeSelectorTerms");
+    if spec.at("nodeSelector").is_set() && terms.len() != 1 {
+        e.invalid(&terms, "must have exactly one node selector term");
+    }
+    match found.len() {
+        0 => e.required(spec, ONE),
+        1 => {}
+        _ => e.invalid_value(spec, format!("{{{}}}", found.join(", ")), format!("{ONE}, but multiple fields are set")),
+    }
+    let devices = spec.at("devices");
+    if spec.at("sharedCounters").is_set() && devices.is_set() {
+        e.invalid_value(spec, "", "only one of `sharedCounters` or `devices` is allowed");
+    }
+    let advanced = devices.items().any(|d| !d.at("taints").is_empty() || !d.at("consumesCounters").is_empty());
+    let most = if advanced { MAX_DEVICES.1 } else { MAX_DEVICES.0 };
+    let per_device = spec.at("perDeviceNodeSelection").flag();
+    set(e, &devices, most, "name", |e, at| {
+        let before = old["devices"].as_array().into_iter().flatten().find(|d| d["name"] == *at.at("name").value);
+        device(e, at, before, per_device);
+    });
+    set(e, &spec.at("sharedCounters"), 8, "name", |e, counters| {
+        e.required_form(&counters.at("name"), names::dns_label);
+        self::counters(e, &counters.at("counters"));
+    });
+}
+
+fn counters(e: &mut Errors, counters: &At) {
+    if counters.is_empty() {
+        return e.required(counters, "");
+    }
+    if counters.len() > MAX {
+        return e.push(crate::field::Error::too_many(&counters.path, counters.len(), MAX));
+    }
+    for (key, _) in counters.entries() {
+        names::dns_label(key).into_iter().for_each(|fault| e.invalid_value(counters, key, fault));
+    }
+}
+
+fn device(e: &mut Errors, device: &At, old: Option<&Value>, per_device: bool) {
+    e.form(&device.at("name"), names::dns_label);
+    let (attributes, capacity) = (device.at("attributes"), device.at("capacity"));
+    let count = attributes.len() + capacity.len();
+    if count > MAX {
+        e.invalid_value(device, count, format!("the total number of attributes and capacities must not exceed {MAX}"));
+    }
+    for (key, attribute) in attributes.entries() {
+        qualified(e, &attributes, key);
+        let given: Vec<At> = ["bool", "int", "string", "version"].iter().map(|kind| attribute.at(kind)).filter(At::is_set).collect();
+        for value in given.iter().filter(|v| v.str().len() > 64) {
+            e.too_long(value, 64);
+        }
+        let version = attribute.at("version");
+        if version.is_set() && !is_semantic_version(version.str()) {
+            e.invalid(&version, "must be a string compatible with semver.org spec 2.0.0");
+        }
+        match given.len() {
+            0 => e.invalid_value(&attribute, "", "exactly one value must be specified"),
+            1 => {}
+            _ => e.invalid(&attribute, "exactly one value must be specified"),
+        }
+    }
+    for (key, amount) in capacity.entries() {
+        qualified(e, &capacity, key);
+        if amount.at("requestPolicy").is_set() && !device.at("allowMultipleAllocations").flag() {
+            e.forbidden(&amount.at("requestPolicy"), "allowMultipleAllocations must be true");
+        }
+    }
+    if old.is_none_or(|old| !same(&old["taints"], device.at("taints").value)) {
+        slice(e, &device.at("taints"), 16, |e, taint| {
+            e.form(&taint.at("key"), names::qualified_name);
+            e.optional_form(&taint.at("value"), names::label_value);
+            e.one_of(&taint.at("effect"), &EFFECTS);
+        });
+    }
+    set(e, &device.at("consumesCounters"), 2, "counterSet", |e, consumed| {
+        e.required_form(&consumed.at("counterSet"), names::dns_label);
+        counters(e, &consumed.at("counters"));
+    });
+    const ONE: &str = "exactly one of `nodeName`, `nodeSelector`, or `allNodes` is required when `perDeviceNodeSelection` is set to true in the ResourceSlice spec";
+    const NONE: &str = "`nodeName`, `nodeSelector` and `allNodes` can only be set if `perDeviceNodeSelection` is set to true in the ResourceSlice spec";
+    let ways = ["nodeName", "nodeSelector", "allNodes"];
+    if per_device {
+        let found = places(e, device, &ways, "must not be empty");
+        match found.len() {
+            0 => e.required(device, ONE),
+            1 => {}
+            _ => e.invalid_value(device, format!("{{{}}}", found.join(", ")), ONE),
+        }
+    } else if ways.iter().any(|way| device.at(way).is_set()) {
+        e.invalid_value(device, Value::Null, NONE);
+    }
+    conditions(e, device);
+}
+
+/// The conditions that a binding waits for, and those that end it.
+fn conditions(e: &mut Errors, device: &At) {
+    let (good, bad) = (device.at("bindingConditions"), device.at("bindingFailureConditions"));
+    for list in [&good, &bad] {
+        slice(e, list, 4, |e, name| e.form(name, names::qualified_name));
+    }
+    e.unique(good.items());
+    e.unique(bad.items());
+    for name in bad.items().filter(|name| good.texts().contains(&name.str())) {
+        e.invalid(&name, "bindingFailureConditions must not overlap with bindingConditions");
+    }
+    if good.is_empty() && !bad.is_empty() {
+        e.invalid(&good, "bindingConditions are required to use bindingFailureConditions");
+    }
+    if bad.is_empty() && !good.is_empty() {
+        e.invalid(&bad, "bindingFailureConditions are required to use bindingConditions");
+    }
+}
+
+/// A C identifier, perhaps after the domain of a driver.
+fn qualified(e: &mut Errors, at: &At, name: &str) {
+    let identifier = |e: &mut Errors, part: &str| {
+        if part.len() > 32 {
+            e.too_long(at, 32);
+        }
+        names::c_identifier(part).into_iter().for_each(|fault| e.invalid_value(at, part, fault));
+    };
+    match name.split('/').collect::<Vec<_>>()[..] {
+        [part] => identifier(e, part),
+        [domain, part] => {
+            if domain.is_empty() {
+                e.invalid_value(at, "", "the domain must not be empty");
+            } else {
+                csi_driver_name(e, &At { value: &domain.into(), path: at.path.clone() });
+            }
+            if part.is_empty() {
+                e.invalid_value(at, "", "the name must not be empty");
+            } else {
+                identifier(e, part);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// `1.2.3-rc.1+build`
+fn is_semantic_version(text: &str) -> bool {
+    let (rest, build) = text.split_once('+').map_or((text, None), |(rest, build)| (rest, Some(build)));
+    let (core, pre) = rest.split_once('-').map_or((rest, None), |(core, pre)| (core, Some(pre)));
+    let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) && (part.len() == 1 || !part.starts_with('0'));
+    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
+    core.split('.').count() == 3
+        && core.split('.').all(number)
+        && pre.is_none_or(|pre| pre.split('.').all(|part| word(part) && (!digits(part) || number(part))))
+        && build.is_none_or(|build| build.split('.').all(word))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn semantic_versions() {
+        for (text, expected) in [("1.2.3", true), ("1.2", false), ("01.2.3", false), ("1.2.3-rc.1+b.01", true), ("1.2.3-01", false), ("1.2.3-", false)] {
+            assert_eq!(is_semantic_version(text), expected, "{text}");
+        }
+    }
+}
