@@ -265,7 +265,7 @@ impl Walk {
             (Kind::Int32, Value::Number(n)) if is_int32(n) => None,
             (Kind::IntOrString, Value::String(_)) => None,
             (Kind::IntOrString, Value::Number(n)) if is_int32(n) => None,
-            (kind, other) if self.keeps && !matches!(kind, Kind::Quantity | Kind::IntOrString) => {
+            (kind, other) if self.keeps && !takes_text(kind, other) && !matches!(kind, Kind::Quantity | Kind::IntOrString) => {
                 let wanted = match kind {
                     Kind::List(_) => "list",
                     Kind::Object(_) | Kind::Map(_) => "map",
@@ -328,6 +328,11 @@ impl Walk {
         }
         path
     }
+}
+
+/// Whether the value is a text that is still to be read as something else.
+fn takes_text(kind: &Kind, value: &Value) -> bool {
+    matches!(kind, Kind::Bytes | Kind::Time | Kind::MicroTime) && value.is_string()
 }
 
 fn is_int32(number: &serde_json::Number) -> bool {
@@ -479,6 +484,18 @@ mod tests {
         ] {
             assert_eq!(prune(definition, value).map(|_| ()), Err(expected.to_owned()));
         }
+    }
+
+    #[test]
+    fn configurations_may_have_bytes_and_times() {
+        let check = |definition: &str, mut value: Value, expected: Result<Value, &str>| {
+            let read = Schema::builtin(definition).expect(definition).canonicalize(&mut value);
+            assert_eq!(read.map(|_| value), expected.map_err(str::to_owned));
+        };
+        check("io.k8s.api.core.v1.Secret", json!({"data": {"k": "dg=="}}), Ok(json!({"data": {"k": "dg=="}})));
+        check("io.k8s.api.core.v1.Secret", json!({"data": {"k": 5}}), Err(".data: expected string, got &{5}"));
+        let renewed = |time: &str| json!({"spec": {"renewTime": time}});
+        check("io.k8s.api.coordination.v1.Lease", renewed("2026-01-01T00:00:00Z"), Ok(renewed("2026-01-01T00:00:00.000000Z")));
     }
 
     #[test]
