@@ -51,16 +51,13 @@ impl Plugin for Priority {
                 asked.unwrap_or(0)
             )));
         }
-        match value::at(pod, &["spec", "preemptionPolicy"]) {
-            Value::Null => pod["spec"]["preemptionPolicy"] = policy.into(),
-            asked if asked != policy => {
-                return Err(refuse(&format!(
-                    "the string value of PreemptionPolicy ({}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name",
-                    asked.as_str().unwrap_or("")
-                )));
-            }
-            _ => {}
+        let asked = value::text(pod, &["spec", "preemptionPolicy"]);
+        if !asked.is_empty() && asked != policy {
+            return Err(refuse(&format!(
+                "the string value of PreemptionPolicy ({asked}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+            )));
         }
+        pod["spec"]["preemptionPolicy"] = policy.into();
         pod["spec"]["priority"] = json!(number);
         if let Some(class) = class
             && name.is_empty()

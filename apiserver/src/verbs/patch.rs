@@ -93,7 +93,7 @@ pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply
             let shown = if kind == Kind::Strategic { patch::as_go_prints(&patch) } else { patched.to_string() };
             let cannot = |why| Status::invalid("", "", "", &[field::Error::invalid("patch", shown.clone(), why)]);
             let prune = if kind == Kind::Strategic { Schema::prune_merged } else { Schema::prune };
-            let new = write.take_in_patched(patched, repeated.clone(), prune, &cannot)?;
+            let new = write.take_in_as(patched, repeated.clone(), &[], prune, &cannot)?;
             same_name(call, &new)?;
             update::finish(&mut write, view, new, current, &entry, true).await?
         }

@@ -69,31 +69,25 @@ impl<'a> Write<'a> {
         self.take_in(object.value, object.duplicates, if is_json(self.call) { body } else { &[] })
     }
 
-    /// Prunes, checks and defaults an object that a client made, or a patch of it. `text` is the JSON that it was read from, if
-    /// it was: what is wrong is told in its order.
-    pub fn take_in(&mut self, mut object: Value, duplicates: Vec<String>, text: &[u8]) -> Result<Value, Status> {
+    /// Prunes, checks and defaults an object that a client made. `text` is the JSON that it was read from, if it was: what is
+    /// wrong is told in its order.
+    pub fn take_in(&mut self, object: Value, duplicates: Vec<String>, text: &[u8]) -> Result<Value, Status> {
         let resource = &self.call.resource;
-        let kind = Kind { kind: &resource.kind, version: &resource.api_version(), schema: resource.schema() };
+        let cannot = cannot(&resource.kind, &resource.version);
         let text = if resource.custom().is_some() { &[] } else { text };
-        self.warnings.extend(kind.take_in(&mut object, duplicates, text, self.options.validation)?);
-        Ok(self.complete(object))
+        self.take_in_as(object, duplicates, text, Schema::prune, &cannot)
     }
 
-    /// The same for what a patch made, with another way of reading it, and what a refusal is made of the reason.
-    pub fn take_in_patched(&mut self, mut object: Value, duplicates: Vec<String>, prune: Prune, cannot: &dyn Fn(String) -> Status) -> Result<Value, Status> {
+    /// The same with another way of reading, and what a refusal is made of the reason. For what a patch made.
+    pub fn take_in_as(&mut self, mut object: Value, duplicates: Vec<String>, text: &[u8], prune: Prune, cannot: &dyn Fn(String) -> Status) -> Result<Value, Status> {
         let resource = &self.call.resource;
         let kind = Kind { kind: &resource.kind, version: &resource.api_version(), schema: resource.schema() };
-        self.warnings.extend(kind.take_in_as(&mut object, duplicates, &[], self.options.validation, prune, cannot)?);
-        Ok(self.complete(object))
-    }
-
-    /// The object with metadata and defaults.
-    fn complete(&self, mut object: Value) -> Value {
+        self.warnings.extend(kind.take_in(&mut object, duplicates, text, self.options.validation, prune, cannot)?);
         if !object.get("metadata").is_some_and(Value::is_object) {
             object["metadata"] = Value::Object(Map::new());
         }
-        defaults::apply(&self.call.resource, &mut object);
-        object
+        defaults::apply(resource, &mut object);
+        Ok(object)
     }
 
     /// Who writes, for the object's `managedFields`.
@@ -209,8 +203,14 @@ impl<'a> Write<'a> {
     }
 }
 
-/// A way of reading a value by a schema.
-pub(super) type Prune = fn(&Schema, &mut Value) -> Result<Vec<String>, String>;
+/// How an object is made to fit its schema.
+type Prune = fn(&Schema, &mut Value) -> Result<Vec<String>, String>;
+
+/// What is said of an object that can't be read, for a reason.
+fn cannot(kind: &str, version: &str) -> impl Fn(String) -> Status {
+    let said = format!("{kind} in version {version:?} cannot be handled as a {kind}");
+    move |why| Status::bad_request(format!("{said}: {why}"))
+}
 
 /// A kind of object, to read one.
 struct Kind<'a> {
@@ -221,13 +221,7 @@ struct Kind<'a> {
 
 impl Kind<'_> {
     /// Checks the object's type and prunes it by the schema. Gives what there is to warn of, in the order of `text`.
-    fn take_in(&self, object: &mut Value, duplicates: Vec<String>, text: &[u8], validation: FieldValidation) -> Result<Vec<String>, Status> {
-        let (kind, version) = (self.kind, self.version.rsplit('/').next().unwrap_or(self.version));
-        let cannot = |why: String| Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"));
-        self.take_in_as(object, duplicates, text, validation, Schema::prune, &cannot)
-    }
-
-    fn take_in_as(
+    fn take_in(
         &self,
         object: &mut Value,
         duplicates: Vec<String>,
@@ -260,7 +254,9 @@ pub(crate) fn decode_as(call: &Call, body: &Bytes, kind: &str, version: &str, de
     let read = parse_body(call, body, kind)?;
     let mut object = read.value;
     let schema = Schema::builtin(definition).unwrap_or_else(Schema::any);
-    let warnings = Kind { kind, version, schema }.take_in(&mut object, read.duplicates, if is_json(call) { body } else { &[] }, options.validation)?;
+    let cannot = cannot(kind, version.rsplit('/').next().unwrap_or(version));
+    let text: &[u8] = if is_json(call) { body } else { &[] };
+    let warnings = Kind { kind, version, schema }.take_in(&mut object, read.duplicates, text, options.validation, Schema::prune, &cannot)?;
     warnings.into_iter().for_each(|warning| call.notes.warn(warning));
     Ok(object)
 }
