@@ -363,7 +363,7 @@ async fn what_is_unknown_or_repeated_is_told() {
     assert_eq!(code, 201, "{message}");
     let unknown = "{apiVersion: x.io/v1, kind: Foo, metadata: {name: a}, spec: {bogus: 1}}";
     let (code, message) = send("PATCH", "foos/a?fieldManager=m", apply, unknown).await;
-    assert_eq!((code, message.as_str()), (500, "failed to create typed patch object (default/a; x.io/v1, Kind=Foo): .spec.bogus: field not declared in schema"));
+    assert_eq!((code, message.as_str()), (500, "failed to create typed patch object (/a; x.io/v1, Kind=Foo): .spec.bogus: field not declared in schema"));
     let yaml = "apiVersion: x.io/v1\nkind: Bar\nmetadata: {name: b}\nspec:\n  foo: a\n  foo: b\n";
     let (code, message) = send("POST", "bars?fieldValidation=Strict", "application/yaml", yaml).await;
     assert!(code == 400 && message.ends_with("strict decoding error: yaml: unmarshal errors:\n  line 6: key \"foo\" already set in map"), "{message}");
