@@ -159,8 +159,11 @@ fn computed(definition: &str, map: &mut Map<String, Value>) {
             }
         }
         "core.v1.PodSpec" => {
-            if map.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
-                map.insert("terminationGracePeriodSeconds".into(), 1.into());
+            // The older field says the same.
+            let account = [str_of(map, "serviceAccountName"), str_of(map, "serviceAccount")].into_iter().find(|name| !name.is_empty()).map(str::to_owned);
+            if let Some(name) = account {
+                map.insert("serviceAccountName".into(), name.as_str().into());
+                map.insert("serviceAccount".into(), name.into());
             }
         }
         "core.v1.NodeStatus" => {
@@ -214,6 +217,9 @@ pub fn pull_policy(image: &str) -> &'static str {
 
 fn whole_pod(map: &mut Map<String, Value>) {
     let spec = object(map, "spec");
+    if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
+        spec.insert("terminationGracePeriodSeconds".into(), 1.into());
+    }
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     for list in ["containers", "initContainers"] {
         for container in list_mut(spec, list) {

@@ -239,16 +239,12 @@ impl Walk {
                 };
                 return Err(format!(".{}: expected {wanted}, got &{{{shown}}}", self.shown(true)));
             }
-            (Kind::IntOrString, other) => return Err(format!("json: cannot unmarshal {} into Go value of type int32", shown_value(other))),
             (Kind::Bytes, Value::String(text)) => decode_base64(text)?,
             (Kind::Quantity, Value::String(text)) => Some(canonical_quantity(text.trim())?),
             (Kind::Quantity, other) => Some(canonical_quantity(&other.to_string())?),
             (Kind::Time, Value::String(text)) => Some(read_time(text, "2006-01-02T15:04:05Z07:00")?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
             (Kind::MicroTime, Value::String(text)) => {
                 Some(read_time(text, "2006-01-02T15:04:05.000000Z07:00")?.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
-            }
-            (Kind::Time | Kind::MicroTime, other) => {
-                return Err(format!("json: cannot unmarshal {} into Go value of type string", shown_value(other)));
             }
             (_, other) => {
                 let what = match (&schema.kind, other) {
@@ -330,10 +326,16 @@ fn decode_base64(text: &str) -> Result<Option<String>, String> {
 fn read_time(text: &str, layout: &str) -> Result<Timestamp, String> {
     // jiff takes a space or a lower-case t between date and time, and no seconds: Go's layout doesn't.
     let formed = text.len() >= 20 && text.as_bytes()[10] == b'T' && text.as_bytes()[16] == b':' && !text.contains('[');
-    if let Some(time) = formed.then(|| text.parse::<Timestamp>().ok()).flatten() {
+    let micros = layout.contains(".000000");
+    let exact = !micros || text.get(19..26).is_some_and(|part| part.starts_with('.') && part[1..].bytes().all(|b| b.is_ascii_digit()));
+    if let Some(time) = (formed && exact).then(|| text.parse::<Timestamp>().ok()).flatten() {
         return Ok(time);
     }
+    if let Some(rest) = text.get(20..).filter(|_| formed && !micros && text.as_bytes()[19] == b'Z') {
+        return Err(format!("parsing time {text:?}: extra text: {rest:?}"));
+    }
     let (rest, element) = unreadable_part(text);
+    let element = if micros && element == "Z07:00" && !exact { ".000000" } else { element };
     Err(format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {element:?}"))
 }
 
@@ -415,7 +417,7 @@ mod tests {
     #[test]
     fn times() {
         let lease = |t: &str| {
-            prune("io.k8s.api.coordination.v1.Lease", json!({"metadata": {"deletionTimestamp": t}, "spec": {"renewTime": t}})).map(|(v, _)| {
+            prune("io.k8s.api.coordination.v1.Lease", json!({"metadata": {"deletionTimestamp": t}, "spec": {"renewTime": t.replace("+", ".000000+")}})).map(|(v, _)| {
                 format!("{} {}", v["metadata"]["deletionTimestamp"].as_str().unwrap_or(""), v["spec"]["renewTime"].as_str().unwrap_or(""))
             })
         };

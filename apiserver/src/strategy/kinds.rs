@@ -100,6 +100,8 @@ const PLAIN: Facts = Facts {
     orphaning: Orphaning::Collect,
 };
 const COUNTED: Facts = Facts { generation: true, ..PLAIN };
+/// Updates must name the version that they replace.
+const NAMED: Facts = Facts { requires_version: true, ..PLAIN };
 const STRICT: Facts = Facts { generation: true, requires_version: true, ..PLAIN };
 const UPSERT: Facts = Facts { creates_on_update: true, ..PLAIN };
 const HEEDED: Facts = Facts { at_once: true, ..UPSERT };
@@ -217,11 +219,11 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("apps", "StatefulSet", Facts { status: Some(|| json!({"replicas": 0, "availableReplicas": 0})), ..COUNTED }),
     ("autoscaling", "HorizontalPodAutoscaler", Facts { prepare: no_metrics_yet, ..PLAIN }),
     ("batch", "CronJob", Facts { status: Some(empty), ..COUNTED }),
-    ("coordination.k8s.io", "Lease", Facts { requires_version: false, ..UPSERT }),
+    ("coordination.k8s.io", "Lease", Facts { requires_version: true, ..UPSERT }),
     ("discovery.k8s.io", "EndpointSlice", COUNTED),
     ("events.k8s.io", "Event", UPSERT),
-    ("flowcontrol.apiserver.k8s.io", "FlowSchema", Facts { status: Some(empty), ..STRICT }),
-    ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", Facts { status: Some(empty), ..STRICT }),
+    ("flowcontrol.apiserver.k8s.io", "FlowSchema", Facts { status: Some(empty), ..COUNTED }),
+    ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", Facts { status: Some(empty), ..COUNTED }),
     ("networking.k8s.io", "Ingress", Facts { status: Some(|| json!({"loadBalancer": {}})), ..COUNTED }),
     ("networking.k8s.io", "IngressClass", COUNTED),
     ("networking.k8s.io", "NetworkPolicy", COUNTED),
@@ -238,7 +240,11 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("resource.k8s.io", "ResourceSlice", COUNTED),
     ("resource.k8s.io", "DeviceClass", COUNTED),
     ("scheduling.k8s.io", "PriorityClass", COUNTED),
-    ("storage.k8s.io", "VolumeAttachment", Facts { status: Some(|| json!({"attached": false})), ..PLAIN }),
+    ("node.k8s.io", "RuntimeClass", NAMED),
+    ("storage.k8s.io", "CSIDriver", NAMED),
+    ("storage.k8s.io", "CSINode", NAMED),
+    ("storage.k8s.io", "CSIStorageCapacity", NAMED),
+    ("storage.k8s.io", "VolumeAttachment", Facts { status: Some(|| json!({"attached": false})), ..NAMED }),
 ];
 
 pub(super) fn special() -> HashMap<(&'static str, &'static str), Arc<dyn Strategy>> {

@@ -81,7 +81,11 @@ pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply
                 value::remove(&mut patched, &["metadata", "resourceVersion"]);
             }
             write.warnings.clear();
-            let new = write.take_in(patched, Vec::new(), &[])?;
+            let shown = if kind == Kind::Strategic { String::new() } else { patched.to_string() };
+            let new = write.read(patched, Vec::new(), &[]).map_err(|unfit| match kind {
+                Kind::Strategic => unfit.into(),
+                _ => Status::invalid("", "", "", &[field::Error::invalid("patch", shown, unfit.why)]),
+            })?;
             same_name(call, &new)?;
             update::finish(&mut write, view, new, current, &entry, true).await?
         }

@@ -29,7 +29,11 @@ pub(super) async fn update(call: &Call, body: &Bytes, view: View) -> Result<Repl
     }
     let object = write.decode(body)?;
     let name = value::text(&object, &["metadata", "name"]);
-    if !name.is_empty() && name != call.info.name {
+    if name.is_empty() {
+        let why = format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.info.name);
+        return Err(Status::bad_request(why));
+    }
+    if name != call.info.name {
         return Err(Status::bad_request(format!(
             "the name of the object ({name}) does not match the name on the URL ({})",
             call.info.name
@@ -78,7 +82,8 @@ pub(super) async fn finish(
         }
     } else if write.requires_version() {
         let error = skiff_api::field::Error::invalid("metadata.resourceVersion", 0, "must be specified for an update");
-        return Err(Status::invalid(call.resource.kind_group(), &call.resource.kind, name, &[error]));
+        // Upstream says the resource where it says the kind elsewhere.
+        return Err(Status::invalid(&call.resource.group, &call.resource.plural, name, &[error]));
     }
     let strategy = call.strategy();
     let mut new = view.merge(new, &old);

@@ -71,7 +71,12 @@ impl<'a> Write<'a> {
 
     /// Prunes, checks and defaults an object that a client made, or a patch of it. `text` is the JSON that it was read from, if
     /// it was: what is wrong is told in its order.
-    pub fn take_in(&mut self, mut object: Value, duplicates: Vec<String>, text: &[u8]) -> Result<Value, Status> {
+    pub fn take_in(&mut self, object: Value, duplicates: Vec<String>, text: &[u8]) -> Result<Value, Status> {
+        Ok(self.read(object, duplicates, text)?)
+    }
+
+    /// The same, with what is wrong of the object's type by itself.
+    pub fn read(&mut self, mut object: Value, duplicates: Vec<String>, text: &[u8]) -> Result<Value, Unfit> {
         let resource = &self.call.resource;
         let kind = Kind { kind: &resource.kind, version: &resource.api_version(), schema: resource.schema() };
         let text = if resource.custom().is_some() { &[] } else { text };
@@ -196,6 +201,23 @@ impl<'a> Write<'a> {
     }
 }
 
+/// An object that isn't of the type that it should be.
+pub(crate) struct Unfit {
+    /// The kind and version that it says it is of.
+    given: String,
+    version: String,
+    /// The kind that it should be of.
+    wanted: String,
+    pub why: String,
+}
+
+impl From<Unfit> for Status {
+    fn from(unfit: Unfit) -> Self {
+        let Unfit { given, version, wanted, why } = unfit;
+        Self::bad_request(format!("{given} in version {version:?} cannot be handled as a {wanted}: {why}"))
+    }
+}
+
 /// A kind of object, to read one.
 struct Kind<'a> {
     kind: &'a str,
@@ -205,11 +227,11 @@ struct Kind<'a> {
 
 impl Kind<'_> {
     /// Checks the object's type and prunes it by the schema. Gives what there is to warn of, in the order of `text`.
-    fn take_in(&self, object: &mut Value, duplicates: Vec<String>, text: &[u8], validation: FieldValidation) -> Result<Vec<String>, Status> {
+    fn take_in(&self, object: &mut Value, duplicates: Vec<String>, text: &[u8], validation: FieldValidation) -> Result<Vec<String>, Unfit> {
         let kind = self.kind;
         check_type(object, kind, self.version)?;
         let version = self.version.rsplit('/').next().unwrap_or(self.version);
-        let cannot = |why: String| Status::bad_request(format!("{kind} in version {version:?} cannot be handled as a {kind}: {why}"));
+        let cannot = |why: String| Unfit { given: kind.into(), version: version.into(), wanted: kind.into(), why };
         let unknown = self.schema.prune(object).map_err(cannot)?;
         if validation == FieldValidation::Ignore {
             return Ok(Vec::new());
@@ -338,7 +360,7 @@ pub(crate) fn parse_protobuf(body: &[u8]) -> Result<json::Parsed, Status> {
 }
 
 /// Refuses an object of another kind or version than the request's resource has; fills in what is left out.
-fn check_type(object: &mut Value, kind: &str, version: &str) -> Result<(), Status> {
+fn check_type(object: &mut Value, kind: &str, version: &str) -> Result<(), Unfit> {
     let given = |key: &str, own: &str| match value::text(object, &[key]) {
         "" => own.to_owned(),
         text => text.to_owned(),
@@ -352,7 +374,7 @@ fn check_type(object: &mut Value, kind: &str, version: &str) -> Result<(), Statu
         } else {
             format!("no kind {got_kind:?} is registered for version {got_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
         };
-        return Err(Status::bad_request(format!("{got_kind} in version {short:?} cannot be handled as a {kind}: {why}")));
+        return Err(Unfit { version: short.into(), given: got_kind, wanted: kind.into(), why });
     }
     object["kind"] = kind.into();
     object["apiVersion"] = version.into();
