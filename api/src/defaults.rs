@@ -114,6 +114,15 @@ fn list_mut<'a>(map: &'a mut Map<String, Value>, name: &str) -> impl Iterator<It
     map.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
+/// The account has an older name too; upstream's conversion keeps both alike.
+fn service_account(spec: &mut Map<String, Value>) {
+    let name = ["serviceAccountName", "serviceAccount"].into_iter().map(|field| str_of(spec, field)).find(|name| !name.is_empty());
+    if let Some(name) = name.map(str::to_owned) {
+        spec.insert("serviceAccountName".into(), name.as_str().into());
+        spec.insert("serviceAccount".into(), name.into());
+    }
+}
+
 /// The defaults of a definition that look at other fields. They come before the plain ones.
 fn computed(definition: &str, map: &mut Map<String, Value>) {
     let Some(name) = definition.strip_prefix("io.k8s.api.") else {
@@ -134,6 +143,12 @@ fn computed(definition: &str, map: &mut Map<String, Value>) {
         "core.v1.ImageVolumeSource" => {
             let policy = pull_policy(str_of(map, "reference"));
             set(map, "pullPolicy", policy.into());
+        }
+        "apps.v1.StatefulSetSpec" => {
+            for claim in list_mut(map, "volumeClaimTemplates") {
+                claim.insert("kind".into(), "PersistentVolumeClaim".into());
+                claim.insert("apiVersion".into(), "v1".into());
+            }
         }
         "core.v1.Service" => service(map),
         "core.v1.ReplicationController" => {
@@ -158,14 +173,7 @@ fn computed(definition: &str, map: &mut Map<String, Value>) {
                 map.insert("podCIDR".into(), first.into());
             }
         }
-        "core.v1.PodSpec" => {
-            // The older field says the same.
-            let account = [str_of(map, "serviceAccountName"), str_of(map, "serviceAccount")].into_iter().find(|name| !name.is_empty()).map(str::to_owned);
-            if let Some(name) = account {
-                map.insert("serviceAccountName".into(), name.as_str().into());
-                map.insert("serviceAccount".into(), name.into());
-            }
-        }
+        "core.v1.PodSpec" => service_account(map),
         "core.v1.NodeStatus" => {
             if let Some(capacity) = map.get("capacity").cloned() {
                 set(map, "allocatable", capacity);

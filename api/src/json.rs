@@ -51,7 +51,13 @@ fn go_error(bytes: &[u8], error: &serde_json::Error) -> String {
     let line_start = bytes.split_inclusive(|b| *b == b'\n').take(error.line().saturating_sub(1)).map(<[u8]>::len).sum::<usize>();
     let at = (line_start + error.column().saturating_sub(1)).min(bytes.len().saturating_sub(1));
     let Some(&found) = bytes.get(at) else { return "unexpected end of JSON input".to_owned() };
-    let shown = if found == b'\'' { r"'\''".to_owned() } else { format!("{:?}", char::from(found)) };
+    let shown = match char::from(found) {
+        '\'' => r"'\''".to_owned(),
+        c @ ('\n' | '\r' | '\t' | '\\') => format!("{c:?}"),
+        c if c.is_ascii_control() => format!(r"'\x{:02x}'", u32::from(c)),
+        c if c.is_control() => format!(r"'\u{:04x}'", u32::from(c)),
+        c => format!("'{c}'"),
+    };
     let message = error.to_string();
     let context = match &message {
         m if m.starts_with("trailing characters") => "after top-level value",

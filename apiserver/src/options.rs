@@ -95,6 +95,13 @@ pub struct Options {
     #[arg(long, value_name = "PATH", conflicts_with_all = ["authorization_mode", "authorization_webhook_config_file"])]
     pub authorization_config: Option<PathBuf>,
 
+    /// Admission plugins that act; all that there are do.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
+    /// Admission plugins that don't act.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
+
     /// What is written to the audit log: a Policy of audit.k8s.io/v1. Without one there is no audit.
     #[arg(long, value_name = "PATH")]
     pub audit_policy_file: Option<PathBuf>,

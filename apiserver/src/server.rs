@@ -26,6 +26,7 @@ use crate::dial::Dialer;
 use crate::encryption::{self, Encrypted, Encryption};
 use crate::flow::{self, Flow};
 use crate::metrics::Metrics;
+use crate::admission::Acting;
 use crate::options::{self, Options};
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
@@ -97,6 +98,7 @@ pub struct Server {
     pub(crate) authority: Authority,
     pub(crate) advertise: (IpAddr, u16),
     pub(crate) dialer: Arc<dyn Dialer>,
+    pub(crate) acting: Acting,
     pub(crate) access: Access,
     pub(crate) auditor: Auditor,
     pub(crate) webhooks: Arc<Webhooks>,
@@ -137,6 +139,7 @@ impl Server {
             store: config.store,
             hooks: Hooks::default(),
             policies: Policies::default(),
+            acting: Acting::read(&config.options)?,
             access: Access::read(&config.options, &config.authority)?,
             auditor: Auditor::open(&config.options, &webhooks, metrics.audit.clone())?,
             webhooks,

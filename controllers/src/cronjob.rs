@@ -23,6 +23,8 @@ use crate::kind::{is_namespace_terminating, is_taken, message};
 
 /// The name that events carry.
 const SOURCE: &str = "cronjob-controller";
+/// What upstream says of a schedule that no time matches too.
+const TOO_CLOSE: &str = "time difference between two schedules is less than 1 second";
 /// For which time a Job was made.
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 /// How long after the time a look is taken, for clocks that go a little apart.
@@ -81,14 +83,14 @@ impl Schedule {
 
     /// The latest time after `start` and not after `now`, and how many were missed, roughly.
     fn latest(&self, start: Timestamp, now: Timestamp) -> Result<(Option<Timestamp>, i64), String> {
-        let Some(first) = self.after(start) else { return Err("no time matches the schedule".into()) };
+        let Some(first) = self.after(start) else { return Err(TOO_CLOSE.into()) };
         if now < first {
             return Ok((None, 0));
         }
         let Some(second) = self.after(first).filter(|second| now >= *second) else { return Ok((Some(first), 0)) };
         let between = second.duration_since(first).as_secs();
         if between < 1 {
-            return Err("time difference between two schedules is less than 1 second".into());
+            return Err(TOO_CLOSE.into());
         }
         // Not all missed times are gone through: there may be decades of them.
         let missed = now.duration_since(first).as_secs() / between + 1;
@@ -420,6 +422,7 @@ mod tests {
         check(&cron(json!({ "startingDeadlineSeconds": 60 }), None), &[], "2026-01-01T03:30:00Z", (None, 0, &[]));
         check(&cron(json!({ "startingDeadlineSeconds": 60 }), None), &[], "2026-01-01T03:00:30Z", (Some(&third), 0, &[]));
         check(&cron(json!({ "schedule": "huh" }), None), &[], "2026-01-01T03:00:30Z", (None, 0, &["UnparseableSchedule"]));
+        check(&cron(json!({ "schedule": "59 23 31 2 *" }), None), &[], "2026-01-01T03:00:30Z", (None, 0, &["InvalidSchedule"]));
         check(&cron(json!({ "timeZone": "Huh/Huh" }), None), &[], "2026-01-01T03:00:30Z", (None, 0, &["UnknownTimeZone"]));
         let late = cron(json!({ "schedule": "* * * * *" }), None);
         let minute = format!("c-{}", one + 60 * 24);

@@ -9,7 +9,7 @@ use k8s_openapi::api::apps::v1::{ControllerRevision, DaemonSet, Deployment, Repl
 use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Service,
+    ConfigMap, Endpoints, Namespace, Node, PersistentVolume, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota, Service,
     ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
@@ -41,6 +41,7 @@ mod nodeipam;
 mod nodelifecycle;
 mod podgc;
 mod pods;
+mod protection;
 mod queue;
 mod quota;
 mod replicas;
@@ -166,6 +167,7 @@ kinds! {
     budgets: PodDisruptionBudget = std::convert::identity;
     stateful_sets: StatefulSet = std::convert::identity;
     volume_claims: PersistentVolumeClaim = std::convert::identity;
+    volumes: PersistentVolume = std::convert::identity;
     daemon_sets: DaemonSet = std::convert::identity;
     controller_revisions: ControllerRevision = std::convert::identity;
     cron_jobs: CronJob = std::convert::identity;
@@ -252,6 +254,8 @@ pub async fn run(config: Config, client: Client, accounts: Accounts, shutdown: C
         ("node-controller", Box::pin(nodeipam::run(c()))),
         ("node-controller", Box::pin(nodelifecycle::run(c()))),
         ("node-controller", Box::pin(tainteviction::run(c()))),
+        ("pvc-protection-controller", Box::pin(protection::run_claims(c()))),
+        ("pv-protection-controller", Box::pin(protection::run_volumes(c()))),
         ("pod-garbage-collector", Box::pin(podgc::run(c()))),
         ("namespace-controller", Box::pin(namespace::run(c(), left))),
         ("generic-garbage-collector", Box::pin(garbage::run(c(), collector, collecting, heard))),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Pod, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Endpoints, Namespace, Node, PersistentVolumeClaim, Pod, Service, ServiceAccount};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, PropagationPolicy};
 use kube::runtime::wait::await_condition;
@@ -288,6 +288,29 @@ async fn a_stateful_set_comes_up_in_order() {
         assert_eq!(pod.spec.and_then(|s| s.containers[0].image.clone()).as_deref(), Some("v2"), "{name}");
     }
     until(&pods, "db-2", "gone", |p| p.is_none()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_claim_stays_while_a_pod_uses_it() {
+    let (_cluster, client) = cluster(1).await;
+    let nodes: Api<Node> = Api::all(client.clone());
+    let node = nodes.list(&ListParams::default()).await.expect("nodes").items.remove(0).metadata.name;
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let claims: Api<PersistentVolumeClaim> = Api::default_namespaced(client.clone());
+    for name in ["free", "used"] {
+        let spec = json!({ "accessModes": ["ReadWriteOnce"], "resources": { "requests": { "storage": "1Gi" } } });
+        create(&claims, &object(json!({ "metadata": { "name": name }, "spec": spec }))).await;
+    }
+    let volume = json!({ "name": "v", "persistentVolumeClaim": { "claimName": "used" } });
+    let spec = json!({ "nodeName": node, "containers": [{ "name": "c", "image": "x" }], "volumes": [volume] });
+    create(&pods, &object(json!({ "metadata": { "name": "p" }, "spec": spec }))).await;
+    for name in ["used", "free"] {
+        claims.delete(name, &DeleteParams::default()).await.expect("deleted");
+    }
+    until(&claims, "free", "gone", |c| c.is_none()).await;
+    assert!(claims.get("used").await.expect("a claim").metadata.deletion_timestamp.is_some());
+    pods.delete("p", &DeleteParams::default().grace_period(0)).await.expect("deleted");
+    until(&claims, "used", "gone", |c| c.is_none()).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,9 +1,11 @@
 //! The patch types that need no ownership: JSON patch, merge patch, strategic merge patch.
 
+mod operations;
 mod strategic;
 
 use serde_json::Value;
 
+pub use operations::json_patch;
 pub use strategic::strategic_merge;
 
 /// The most operations that a JSON patch may have.
@@ -23,16 +25,26 @@ pub enum Error {
     Unprocessable(String),
 }
 
-/// Applies a JSON patch (RFC 6902). After an error the target is as it was.
-pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Error> {
-    let operations = patch.as_array().map_or(0, Vec::len);
-    if operations > MAX_OPERATIONS {
-        let words = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {operations}");
-        return Err(Error::TooLarge(words));
+/// What strict validation says of members that an operation of a JSON patch doesn't have.
+pub fn unknown_members(patch: &Value) -> Vec<String> {
+    let operations = patch.as_array().into_iter().flatten().enumerate();
+    let members = operations.flat_map(|(i, operation)| operation.as_object().into_iter().flat_map(|o| o.keys()).map(move |name| (i, name)));
+    let unknown = members.filter(|(_, name)| !matches!(name.as_str(), "op" | "path" | "from" | "value"));
+    unknown.map(|(i, name)| format!("json patch unknown field \"[{i}].{name}\"")).collect()
+}
+
+/// The value as Go prints it with `%v`, as errors about strategic merge patches show them: `map[a:[1 <nil>]]`.
+pub fn as_go_prints(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+        Value::Array(items) => format!("[{}]", items.iter().map(as_go_prints).collect::<Vec<_>>().join(" ")),
+        Value::Object(map) => {
+            let members: Vec<String> = map.iter().map(|(name, member)| format!("{name}:{}", as_go_prints(member))).collect();
+            format!("map[{}]", members.join(" "))
+        }
     }
-    let patch: json_patch::Patch =
-        serde_json::from_value(patch.clone()).map_err(|e| Error::BadRequest(format!("error decoding patch: {e}")))?;
-    json_patch::patch(target, &patch).map_err(|e| Error::Unprocessable(e.to_string()))
 }
 
 /// Applies a merge patch (RFC 7386).
@@ -47,6 +59,13 @@ mod tests {
     use super::*;
 
     #[test]
+    fn words_about_patches() {
+        let patch = json!({"metadata": {"labels": "x", "q": [1, 2.5, null, {"a": true}]}});
+        assert_eq!(as_go_prints(&patch), "map[metadata:map[labels:x q:[1 2.5 <nil> map[a:true]]]]");
+        assert_eq!(unknown_members(&json!([{"op": "add", "foo": 1}])), [r#"json patch unknown field "[0].foo""#]);
+    }
+
+    #[test]
     fn json_patches_fail_whole_and_never_panic() {
         let check = |patch: Value, expected: Result<Value, ()>| {
             let mut target = json!({"a": 1, "l": [1, 2]});
@@ -59,7 +78,7 @@ mod tests {
         check(json!([{"op": "add", "path": "/l/-", "value": 3}]), Ok(json!({"a": 1, "l": [1, 2, 3]})));
         check(json!([{"op": "remove", "path": "/a"}, {"op": "remove", "path": "/none"}]), Err(()));
         check(json!([{"op": "test", "path": "/a", "value": 2}]), Err(()));
-        check(json!([{"op": "add", "path": "/x"}]), Err(()));
+        check(json!([{"op": "add", "path": "/x"}]), Ok(json!({"a": 1, "l": [1, 2], "x": null})));
         check(json!([{"op": "replace", "path": "/l/9", "value": 1}]), Err(()));
         check(json!([{"op": "move", "from": "/l", "path": "/l/0"}]), Err(()));
         check(json!([{"op": "add", "path": "/l/18446744073709551616", "value": 1}]), Err(()));

@@ -16,7 +16,16 @@ impl Schema {
     /// An error is a value of a wrong type, worded as Go's decoder words it. Custom resources are not checked here:
     /// their types are a matter of validation.
     pub fn prune(&self, value: &mut Value) -> Result<Vec<String>, String> {
-        let mut walk = Walk::default();
+        self.walk(value, Walk::default())
+    }
+
+    /// The same for what a strategic merge made: upstream reads that without a detour over JSON, and words its errors
+    /// in other ways.
+    pub fn prune_merged(&self, value: &mut Value) -> Result<Vec<String>, String> {
+        self.walk(value, Walk { merged: true, ..Walk::default() })
+    }
+
+    fn walk(&self, value: &mut Value, mut walk: Walk) -> Result<Vec<String>, String> {
         walk.node(self, value)?;
         if let Kind::Object(object) = &self.kind
             && object.definition.is_empty()
@@ -34,6 +43,35 @@ impl Schema {
         let mut walk = Walk { keeps: true, ..Walk::default() };
         walk.node(self, value)?;
         Ok(walk.unknown)
+    }
+
+    /// What upstream says of a value that its converter of untyped objects can't put where this type is.
+    fn unconvertible(&self, value: &Value) -> String {
+        let from = match value {
+            Value::Null => "invalid",
+            Value::Bool(_) => "bool",
+            Value::Number(n) if n.is_f64() => "float64",
+            Value::Number(_) => "int64",
+            Value::String(_) => "string",
+            Value::Array(_) => "slice",
+            Value::Object(_) => "map",
+        };
+        let plain = match self.kind {
+            Kind::Map(_) => return format!("cannot restore map from {from}"),
+            Kind::List(_) | Kind::Bytes => return format!("cannot restore slice from {from}"),
+            Kind::Object(_) => return format!("cannot restore struct from: {from}"),
+            Kind::Int32 => "int32",
+            Kind::Int64 => "int64",
+            Kind::Number => "float64",
+            Kind::Boolean => "bool",
+            _ => "string",
+        };
+        // What Go's own rules of conversion allow, and only those of JSON forbid.
+        match (plain, value) {
+            ("string", Value::Number(n)) if n.is_i64() => format!("cannot convert {from} to {}", self.go_type()),
+            ("int32" | "int64", Value::Number(_)) => format!("cannot convert {from} to {}", self.go_type()),
+            _ => format!("unrecognized type: {plain}"),
+        }
     }
 
     /// The value that Go has for this type when none was given.
@@ -119,6 +157,8 @@ struct Walk {
     within: &'static str,
     /// Nothing is taken out or filled in.
     keeps: bool,
+    /// The value is a strategic merge's.
+    merged: bool,
     unknown: Vec<String>,
 }
 
@@ -225,7 +265,14 @@ impl Walk {
             (Kind::Int32, Value::Number(n)) if is_int32(n) => None,
             (Kind::IntOrString, Value::String(_)) => None,
             (Kind::IntOrString, Value::Number(n)) if is_int32(n) => None,
-            (kind, other) if self.keeps && !matches!(kind, Kind::Quantity | Kind::IntOrString) => {
+            (Kind::Bytes, Value::String(text)) => decode_base64(text)?,
+            (Kind::Quantity, Value::String(text)) => Some(canonical_quantity(text.trim())?),
+            (Kind::Quantity, other) => Some(canonical_quantity(&other.to_string())?),
+            (Kind::Time, Value::String(text)) => Some(read_time(text, "2006-01-02T15:04:05Z07:00")?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+            (Kind::MicroTime, Value::String(text)) => {
+                Some(read_time(text, "2006-01-02T15:04:05.000000Z07:00")?.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
+            }
+            (kind, other) if self.keeps && !matches!(kind, Kind::IntOrString) => {
                 let wanted = match kind {
                     Kind::List(_) => "list",
                     Kind::Object(_) | Kind::Map(_) => "map",
@@ -239,13 +286,7 @@ impl Walk {
                 };
                 return Err(format!(".{}: expected {wanted}, got &{{{shown}}}", self.shown(true)));
             }
-            (Kind::Bytes, Value::String(text)) => decode_base64(text)?,
-            (Kind::Quantity, Value::String(text)) => Some(canonical_quantity(text.trim())?),
-            (Kind::Quantity, other) => Some(canonical_quantity(&other.to_string())?),
-            (Kind::Time, Value::String(text)) => Some(read_time(text, "2006-01-02T15:04:05Z07:00")?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
-            (Kind::MicroTime, Value::String(text)) => {
-                Some(read_time(text, "2006-01-02T15:04:05.000000Z07:00")?.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
-            }
+            (_, other) if self.merged => return Err(schema.unconvertible(other)),
             (_, other) => {
                 let what = match (&schema.kind, other) {
                     (Kind::Int32 | Kind::Int64, number @ Value::Number(_)) => format!("number {number}"),
@@ -409,6 +450,9 @@ mod tests {
         let mut config = json!({"metadata": {"labels": null}, "spec": {"x": 1, "containers": [{"name": "c", "image": "",
             "resources": {"limits": {"cpu": "1000m"}}}]}});
         assert_eq!(schema.canonicalize(&mut config), Ok(vec!["spec.x".into()]));
+        let secret = Schema::builtin("io.k8s.api.core.v1.Secret").expect("secret");
+        assert_eq!(secret.canonicalize(&mut json!({"data": {"k": "dg=="}, "metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z"}})), Ok(Vec::new()));
+        assert_eq!(secret.canonicalize(&mut json!({"data": 5})), Err(".data: expected map, got &{5}".to_owned()));
         let expected = json!({"metadata": {"labels": null}, "spec": {"x": 1, "containers": [{"name": "c", "image": "",
             "resources": {"limits": {"cpu": "1"}}}]}});
         assert_eq!(config, expected);
@@ -440,5 +484,21 @@ mod tests {
         ] {
             assert_eq!(prune(definition, value).map(|_| ()), Err(expected.to_owned()));
         }
+    }
+
+    #[test]
+    fn merged_values_are_refused_in_the_converters_words() {
+        let check = |value: Value, expected: &str| {
+            let schema = Schema::builtin("io.k8s.api.core.v1.Namespace").expect("namespaces");
+            assert_eq!(schema.prune_merged(&mut value.clone()), Err(expected.to_owned()), "{value}");
+        };
+        check(json!({"metadata": {"labels": "x"}}), "cannot restore map from string");
+        check(json!({"spec": {"finalizers": 3}}), "cannot restore slice from int64");
+        check(json!({"spec": 3}), "cannot restore struct from: int64");
+        check(json!({"status": {"phase": 3}}), "cannot convert int64 to v1.NamespacePhase");
+        check(json!({"status": {"phase": 1.5}}), "unrecognized type: string");
+        check(json!({"metadata": {"generation": "x"}}), "unrecognized type: int64");
+        check(json!({"metadata": {"generation": 1.5}}), "cannot convert float64 to int64");
+        check(json!({"metadata": {"creationTimestamp": 3}}), "json: cannot unmarshal number into Go value of type string");
     }
 }

@@ -37,7 +37,9 @@ fn autoscaler_spec(e: &mut Errors, object: &At) {
     if min.int().is_some_and(|n| max.number() < n) {
         e.invalid_value(&max, max.number(), "must be greater than or equal to `minReplicas`");
     }
-    scale_target(e, &spec.at("scaleTargetRef"), true);
+    let target = spec.at("scaleTargetRef");
+    // The one kind of the core group that scales is known without its group.
+    scale_target(e, &target, target.at("kind").str() != "ReplicationController");
     let metrics = spec.at("metrics");
     metrics.items().for_each(|metric| metric_spec(e, &metric));
     if min.int() == Some(0) && !metrics.items().any(|m| matches!(m.at("type").str(), "Object" | "External")) {

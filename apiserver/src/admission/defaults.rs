@@ -15,8 +15,7 @@ const QUIET_TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernete
 #[async_trait]
 impl Plugin for DefaultTolerationSeconds {
     async fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
-        let info = &request.call.info;
-        if !matches!((info.group.as_str(), info.resource.as_str(), info.subresource.as_str()), ("", "pods", "")) {
+        if !request.is_of("", "pods") {
             return Ok(());
         }
         for key in QUIET_TAINTS {

@@ -25,6 +25,7 @@ use tokio::time::Instant;
 use skiff_api::Status;
 
 use crate::metrics::{Admission, Metrics};
+use crate::options::{self, Options};
 use crate::verbs::{Call, DeleteOptions, Write};
 pub(crate) use policies::{Policies, run as watch_policies};
 pub(crate) use quota::{Claim, Ledger};
@@ -136,7 +137,12 @@ impl<'a> Request<'a> {
 
     /// Whether the request is a create of this resource, with no subresource.
     pub fn creates(&self, group: &str, plural: &str) -> bool {
-        self.old.is_none() && self.call.info.subresource.is_empty() && self.call.resource.group == group && self.call.resource.plural == plural
+        self.old.is_none() && self.is_of(group, plural)
+    }
+
+    /// Whether the request writes this resource as a whole.
+    pub fn is_of(&self, group: &str, plural: &str) -> bool {
+        self.call.info.subresource.is_empty() && self.call.resource.group == group && self.call.resource.plural == plural
     }
 }
 
@@ -172,10 +178,42 @@ const PLUGINS: &[(&str, &dyn Plugin)] = &[
     ("DefaultIngressClass", &defaults::DefaultIngressClass),
     ("Escalation", &escalation::Escalation),
     ("MutatingAdmissionPolicy", &policies::MutatingPolicies),
+    ("MutatingAdmissionWebhook", &webhooks::Mutating),
     ("ValidatingAdmissionPolicy", &policies::ValidatingPolicies),
-    ("Webhooks", &webhooks::Webhooks),
+    ("ValidatingAdmissionWebhook", &webhooks::Validating),
     ("ResourceQuota", &quota::ResourceQuota),
 ];
+
+/// Which plugins act.
+pub(crate) struct Acting {
+    off: Vec<&'static str>,
+}
+
+impl Acting {
+    /// All but those that the options switch off.
+    pub fn read(options: &Options) -> Result<Self, options::Error> {
+        let known = |flag: &'static str, names: &[String]| {
+            let find = |name: &String| PLUGINS.iter().map(|(known, _)| *known).find(|known| known == name);
+            let named: Result<Vec<&'static str>, _> =
+                names.iter().map(|name| find(name).ok_or_else(|| options::Error::new(flag, format!("there is no plugin {name:?}")))).collect();
+            named
+        };
+        let on = known("enable-admission-plugins", &options.enable_admission_plugins)?;
+        let off = known("disable-admission-plugins", &options.disable_admission_plugins)?;
+        match on.iter().find(|name| off.contains(name)) {
+            Some(both) => Err(options::Error::new("enable-admission-plugins", format!("{both} is disabled too"))),
+            None => Ok(Self { off }),
+        }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        !self.off.contains(&name)
+    }
+
+    fn all(&self) -> impl Iterator<Item = (usize, &'static dyn Plugin)> {
+        PLUGINS.iter().enumerate().filter(|(_, (name, _))| self.has(name)).map(|(at, (_, plugin))| (at, *plugin))
+    }
+}
 
 /// Counts how long the plugins take.
 struct Clock<'a> {
@@ -198,9 +236,13 @@ impl<'a> Clock<'a> {
         let what = Admission::Plugin(at, PLUGINS[at].0);
         self.metrics.admitted(what, now - self.last, self.operation, self.kind, result.is_err());
         self.last = now;
-        if result.is_err() || at + 1 == PLUGINS.len() {
-            self.metrics.admitted(Admission::Step, now - self.began, self.operation, self.kind, result.is_err());
+        if result.is_err() {
+            self.step(true);
         }
+    }
+
+    fn step(&self, refused: bool) {
+        self.metrics.admitted(Admission::Step, self.last - self.began, self.operation, self.kind, refused);
     }
 }
 
@@ -209,11 +251,12 @@ pub(crate) async fn mutate(write: &Write<'_>, object: &mut Value, old: Option<&V
     let request = Request::of_write(write, old);
     loop {
         let mut clock = Clock::start(&request, "admit");
-        for (at, (_, plugin)) in PLUGINS.iter().enumerate() {
+        for (at, plugin) in write.call.server.acting.all() {
             let result = plugin.mutate(&request, object).await;
             clock.plugin(at, &result);
             result?;
         }
+        clock.step(false);
         let mut again = request.again();
         if again.second || !again.needed {
             return Ok(());
@@ -226,11 +269,12 @@ pub(crate) async fn mutate(write: &Write<'_>, object: &mut Value, old: Option<&V
 pub(crate) async fn validate(write: &Write<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
     let request = Request::of_write(write, old);
     let mut clock = Clock::start(&request, "validate");
-    for (at, (_, plugin)) in PLUGINS.iter().enumerate() {
+    for (at, plugin) in write.call.server.acting.all() {
         let result = plugin.validate(&request, object).await;
         clock.plugin(at, &result);
         result?;
     }
+    clock.step(false);
     Ok(())
 }
 
@@ -268,10 +312,18 @@ pub(crate) async fn validate_other(call: &Call, operation: Operation, object: &m
 
 /// Asks webhooks and policies alone.
 async fn judge(request: &Request<'_>, mut object: Option<&mut Value>) -> Result<(), Status> {
-    if let Some(object) = object.as_deref_mut() {
+    let acting = &request.call.server.acting;
+    if let Some(object) = object.as_deref_mut().filter(|_| acting.has("MutatingAdmissionPolicy")) {
         policies::mutate(request, object)?;
     }
-    webhooks::mutate(request, object.as_deref_mut()).await?;
-    policies::validate(request, object.as_deref())?;
-    webhooks::validate(request, object.as_deref()).await
+    if acting.has("MutatingAdmissionWebhook") {
+        webhooks::mutate(request, object.as_deref_mut()).await?;
+    }
+    if acting.has("ValidatingAdmissionPolicy") {
+        policies::validate(request, object.as_deref())?;
+    }
+    if acting.has("ValidatingAdmissionWebhook") {
+        webhooks::validate(request, object.as_deref()).await?;
+    }
+    Ok(())
 }

@@ -12,8 +12,15 @@ pub(super) struct Priority;
 #[async_trait]
 impl Plugin for Priority {
     async fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
-        if request.creates("scheduling.k8s.io", "priorityclasses") {
-            return check_single_default(request, pod);
+        if let Some(old) = request.old
+            && request.is_of("", "pods")
+        {
+            for key in ["priority", "preemptionPolicy"] {
+                let kept = value::at(old, &["spec", key]);
+                if !kept.is_null() && value::at(pod, &["spec", key]).is_null() {
+                    pod["spec"][key] = kept.clone();
+                }
+            }
         }
         if !request.creates("", "pods") {
             return Ok(());
@@ -44,16 +51,13 @@ impl Plugin for Priority {
                 asked.unwrap_or(0)
             )));
         }
-        match value::at(pod, &["spec", "preemptionPolicy"]) {
-            Value::Null => pod["spec"]["preemptionPolicy"] = policy.into(),
-            asked if asked != policy => {
-                return Err(refuse(&format!(
-                    "the string value of PreemptionPolicy ({}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name",
-                    asked.as_str().unwrap_or("")
-                )));
-            }
-            _ => {}
+        let asked = value::text(pod, &["spec", "preemptionPolicy"]);
+        if !asked.is_empty() && asked != policy {
+            return Err(refuse(&format!(
+                "the string value of PreemptionPolicy ({asked}) must not be provided in pod spec; priority admission controller computed {policy} from the given PriorityClass name"
+            )));
         }
+        pod["spec"]["preemptionPolicy"] = policy.into();
         pod["spec"]["priority"] = json!(number);
         if let Some(class) = class
             && name.is_empty()
@@ -61,6 +65,10 @@ impl Plugin for Priority {
             pod["spec"]["priorityClassName"] = class["metadata"]["name"].clone();
         }
         Ok(())
+    }
+
+    async fn validate(&self, request: &Request<'_>, class: &Value) -> Result<(), Status> {
+        if request.is_of("scheduling.k8s.io", "priorityclasses") { check_single_default(request, class) } else { Ok(()) }
     }
 }
 
@@ -72,6 +80,7 @@ fn check_single_default(request: &Request<'_>, class: &Value) -> Result<(), Stat
     let classes = cache.list(&Filter::default(), 0).objects;
     match classes.iter().find(|o| o.value().is_ok_and(|c| c["globalDefault"] == true)) {
         None => Ok(()),
+        Some(other) if request.old.is_some() && *other.name() == *value::text(class, &["metadata", "name"]) => Ok(()),
         Some(other) => {
             let why = format!("PriorityClass {} is already marked as default. Only one default can exist", other.name());
             Err(Status::forbidden(request.call.resource.group_resource(), value::text(class, &["metadata", "name"]), why))

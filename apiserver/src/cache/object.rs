@@ -20,7 +20,7 @@ pub struct Object {
     pub key: Arc<str>,
     /// The revision of the write that made this version: the object's `resourceVersion`.
     pub revision: Revision,
-    /// The stored JSON: `apiVersion` and `kind` first, then `metadata` (without a resource version), then the rest.
+    /// The stored JSON: `kind` and `apiVersion` first, then `metadata` (without a resource version), then the rest.
     pub bytes: Bytes,
     /// Where in `bytes` the member `"metadata":{` begins.
     metadata: usize,
@@ -112,8 +112,9 @@ impl Object {
 
     /// Whether the object is in this version, as far as can be told without reading it.
     pub fn is_in_version(&self, api_version: &str) -> bool {
-        let head = self.bytes.strip_prefix(b"{\"apiVersion\":\"").and_then(|rest| rest.strip_prefix(api_version.as_bytes()));
-        head.is_some_and(|rest| rest.first() == Some(&b'"'))
+        let head = self.bytes.get(..self.metadata).unwrap_or_default();
+        let member = format!("\"apiVersion\":\"{api_version}\"");
+        head.windows(member.len()).any(|part| part == member.as_bytes())
     }
 
     /// The same object as of a later revision: what a watch shows of a deleted one.
@@ -190,7 +191,8 @@ pub fn labels_of(object: &Value) -> BTreeMap<String, String> {
 pub fn encode(object: &Value) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
     out.push(b'{');
-    for key in ["apiVersion", "kind"] {
+    // Upstream's order: clients have been seen to count on it.
+    for key in ["kind", "apiVersion"] {
         if let Some(text) = object.get(key).and_then(Value::as_str) {
             out.extend_from_slice(format!("\"{key}\":{},", Value::from(text)).as_bytes());
         }
@@ -256,7 +258,7 @@ mod tests {
     #[test]
     fn the_resource_version_is_spliced_in() {
         let pod = json!({"kind": "Pod", "apiVersion": "v1", "data": 1, "metadata": {"name": "a", "resourceVersion": "3"}});
-        check(pod.clone(), false, r#"{"apiVersion":"v1","kind":"Pod","metadata":{"resourceVersion":"7","name":"a"},"data":1}"#);
+        check(pod.clone(), false, r#"{"kind":"Pod","apiVersion":"v1","metadata":{"resourceVersion":"7","name":"a"},"data":1}"#);
         check(pod, true, r#"{"metadata":{"resourceVersion":"7","name":"a"},"data":1}"#);
         check(json!({"kind": "Pod"}), false, r#"{"kind":"Pod","metadata":{"resourceVersion":"7"}}"#);
     }

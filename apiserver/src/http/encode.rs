@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::stream;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use skiff_api::resource::Resource;
 use skiff_api::{Status, clock, print, protobuf, value};
@@ -315,12 +316,16 @@ fn members<const N: usize>(members: [(&str, Value); N]) -> Value {
 }
 
 /// A value as an answer. What has no message in protobuf goes out as JSON, and says so.
-pub fn answer(code: u16, value: &Value, shape: Shape, pretty: bool) -> Reply {
-    let json = || if pretty { format!("{value:#}\n") } else { value.to_string() };
+pub fn answer(code: u16, value: &impl Serialize, shape: Shape, pretty: bool) -> Reply {
+    let json = || match pretty {
+        true => serde_json::to_string_pretty(value).map(|text| text + "\n"),
+        false => serde_json::to_string(value),
+    };
+    let json = || json().unwrap_or_else(|e| Value::from(e.to_string()).to_string());
     let (written, shape): (Bytes, Shape) = match shape.format {
         Format::Json => (json().into(), shape),
-        Format::Yaml => (serde_saphyr::to_string(value).unwrap_or_else(|e| format!("# {e}\n{value}\n")).into(), shape),
-        Format::Protobuf => match protobuf::encode(value) {
+        Format::Yaml => (serde_saphyr::to_string(value).unwrap_or_else(|e| format!("# {e}\n{}\n", json())).into(), shape),
+        Format::Protobuf => match serde_json::to_value(value).map_err(|e| e.to_string()).and_then(|value| protobuf::encode(&value).map_err(|e| e.to_string())) {
             Ok(body) => (body.into(), shape),
             Err(_) => (json().into(), Shape::JSON),
         },

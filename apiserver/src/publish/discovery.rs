@@ -1,8 +1,10 @@
 //! Discovery: which groups, versions and resources there are, plain and aggregated.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::{HeaderMap, header};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 use skiff_api::resource::{Resource, Subresource};
 
@@ -19,6 +21,7 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap, shape: Shape) -> Option<Reply> {
     let served = server.registry.now();
     let answer = |value: Value| Some(encode::answer(200, &value, shape.whole(), pretty(headers, None)));
+    let listed = |group, version| Some(encode::answer(200, &resources(&served, group, version), shape.whole(), pretty(headers, None)));
     let aggregated = wants_aggregated(headers);
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match parts.as_slice() {
@@ -47,7 +50,7 @@ pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap, shape
             merge::into_groups(&mut groups, &server.aggregator.now());
             answer(json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
         }
-        ["api", version] if served.has_version("", version) => answer(resources(&served, "", version)),
+        ["api", version] if served.has_version("", version) => listed("", version),
         ["apis", name] => match one_group(server, &served, name) {
             Some(mut found) => {
                 found["kind"] = "APIGroup".into();
@@ -56,7 +59,7 @@ pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap, shape
             }
             None => Some(super::no_such_path()),
         },
-        ["apis", group, version] if served.has_version(group, version) => answer(resources(&served, group, version)),
+        ["apis", group, version] if served.has_version(group, version) => listed(group, version),
         ["api" | "apis", ..] => Some(super::no_such_path()),
         _ => None,
     }
@@ -91,63 +94,92 @@ fn of_version<'a>(served: &'a Served, group: &'a str, version: &'a str) -> impl 
     served.ordered.iter().filter(move |r| r.group == group && r.version == version)
 }
 
-fn resources(served: &Served, group: &str, version: &str) -> Value {
-    let mut list: Vec<Value> = of_version(served, group, version).flat_map(|r| plain(r)).collect();
-    list.sort_by(|a, b| a["name"].as_str().cmp(&b["name"].as_str()));
-    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
-    let mut found = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": list});
-    if !group.is_empty() {
-        found["apiVersion"] = "v1".into();
-    }
-    found
+/// What a version of a group has. Its members go out in upstream's order, by which scripts find them.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ResourceList<'a> {
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    api_version: Option<&'static str>,
+    group_version: String,
+    resources: Vec<Entry<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry<'a> {
+    name: String,
+    singular_name: &'a str,
+    namespaced: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    group: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'a str>,
+    kind: &'a str,
+    verbs: Vec<&'a str>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    short_names: &'a [Cow<'static, str>],
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    categories: &'a [Cow<'static, str>],
+    #[serde(skip_serializing_if = "str::is_empty")]
+    storage_version_hash: &'a str,
+}
+
+fn resources<'a>(served: &'a Served, group: &'a str, version: &'a str) -> ResourceList<'a> {
+    let mut resources: Vec<Entry> = of_version(served, group, version).flat_map(|r| plain(r)).collect();
+    resources.sort_by(|a, b| a.name.cmp(&b.name));
+    let (api_version, group_version) = match group {
+        "" => (None, version.to_owned()),
+        _ => (Some("v1"), format!("{group}/{version}")),
+    };
+    ResourceList { kind: "APIResourceList", api_version, group_version, resources }
 }
 
 /// The group and version of a subresource's kind, when they aren't the resource's own.
-fn foreign(resource: &Resource, sub: &Subresource) -> Option<(String, String)> {
+fn foreign<'a>(resource: &Resource, sub: &'a Subresource) -> Option<(&'a str, &'a str)> {
     let own = sub.group == resource.group && sub.version == resource.version;
-    (!own).then(|| (sub.group.to_string(), sub.version.to_string()))
+    (!own).then(|| (&*sub.group, &*sub.version))
 }
 
-fn plain(resource: &Resource) -> Vec<Value> {
-    let mut entry = Map::new();
-    entry.insert("name".into(), json!(resource.plural));
-    entry.insert("singularName".into(), json!(resource.singular));
-    entry.insert("namespaced".into(), json!(resource.namespaced));
-    entry.insert("kind".into(), json!(resource.kind));
-    entry.insert("verbs".into(), verbs(resource));
-    add_names(&mut entry, resource);
-    if !resource.storage_version_hash.is_empty() {
-        entry.insert("storageVersionHash".into(), json!(resource.storage_version_hash));
-    }
-    let mut entries = vec![Value::Object(entry)];
-    for sub in &resource.subresources {
-        let mut entry = Map::new();
-        entry.insert("name".into(), json!(format!("{}/{}", resource.plural, sub.name)));
-        entry.insert("singularName".into(), json!(""));
-        entry.insert("namespaced".into(), json!(resource.namespaced));
-        if let Some((group, version)) = foreign(resource, sub) {
-            entry.insert("group".into(), json!(group));
-            entry.insert("version".into(), json!(version));
+fn plain(resource: &Resource) -> impl Iterator<Item = Entry<'_>> {
+    let whole = Entry {
+        name: resource.plural.to_string(),
+        singular_name: &resource.singular,
+        namespaced: resource.namespaced,
+        group: None,
+        version: None,
+        kind: &resource.kind,
+        verbs: verbs(resource),
+        short_names: &resource.short_names,
+        categories: &resource.categories,
+        storage_version_hash: &resource.storage_version_hash,
+    };
+    let parts = resource.subresources.iter().map(|sub| {
+        let foreign = foreign(resource, sub);
+        Entry {
+            name: format!("{}/{}", resource.plural, sub.name),
+            singular_name: "",
+            namespaced: resource.namespaced,
+            group: foreign.map(|(group, _)| group),
+            version: foreign.map(|(_, version)| version),
+            kind: &sub.kind,
+            verbs: sub.verbs.iter().collect(),
+            short_names: &[],
+            categories: &[],
+            storage_version_hash: "",
         }
-        entry.insert("kind".into(), json!(sub.kind));
-        entry.insert("verbs".into(), sub.verbs.iter().collect());
-        entries.push(Value::Object(entry));
-    }
-    entries
+    });
+    std::iter::once(whole).chain(parts)
 }
+
+/// The verbs of custom resources, in the order in which upstream lists them.
+const CUSTOM_VERBS: [&str; 8] = ["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 
 /// What can be done with the resource; of one that is being given up, nothing that would make more of it.
-fn verbs(resource: &Resource) -> Value {
-    let ending = resource.custom().is_some_and(|custom| custom.terminating);
-    resource.verbs.iter().filter(|verb| !ending || !matches!(*verb, "create" | "patch" | "update")).collect()
-}
-
-fn add_names(entry: &mut Map<String, Value>, resource: &Resource) {
-    if !resource.short_names.is_empty() {
-        entry.insert("shortNames".into(), json!(resource.short_names));
-    }
-    if !resource.categories.is_empty() {
-        entry.insert("categories".into(), json!(resource.categories));
+fn verbs(resource: &Resource) -> Vec<&'static str> {
+    match resource.custom() {
+        Some(custom) => CUSTOM_VERBS.into_iter().filter(|verb| !custom.terminating || !matches!(*verb, "create" | "patch" | "update")).collect(),
+        None => resource.verbs.iter().collect(),
     }
 }
 
@@ -183,14 +215,19 @@ fn aggregated_resource(resource: &Resource) -> Value {
     entry.insert("responseKind".into(), response.clone());
     entry.insert("scope".into(), json!(if resource.namespaced { "Namespaced" } else { "Cluster" }));
     entry.insert("singularResource".into(), json!(resource.singular));
-    entry.insert("verbs".into(), verbs(resource));
-    add_names(&mut entry, resource);
+    entry.insert("verbs".into(), json!(verbs(resource)));
+    if !resource.short_names.is_empty() {
+        entry.insert("shortNames".into(), json!(resource.short_names));
+    }
+    if !resource.categories.is_empty() {
+        entry.insert("categories".into(), json!(resource.categories));
+    }
     let subresources: Vec<Value> = resource
         .subresources
         .iter()
         .map(|sub| {
             let response = match foreign(resource, sub) {
-                Some((group, version)) => kind(&group, &version, &sub.kind),
+                Some((group, version)) => kind(group, version, &sub.kind),
                 None if sub.kind == resource.kind => response.clone(),
                 None => kind("", "", &sub.kind),
             };

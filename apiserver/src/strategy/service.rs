@@ -132,10 +132,11 @@ fn carry_over(new: &mut Value, old: &Value) {
         }
     }
     let Some(ports) = new.get_mut("spec").and_then(|s| s.get_mut("ports")).and_then(Value::as_array_mut) else { return };
+    let kept: Vec<Value> = ports.iter().map(|port| port["nodePort"].clone()).collect();
     for port in ports {
-        let same = |o: &&Value| o["port"] == port["port"] && o["protocol"] == port["protocol"];
-        let before = old_ports.iter().find(same).map_or(&Value::Null, |o| &o["nodePort"]).clone();
-        if wants && had && port["nodePort"].as_u64().unwrap_or(0) == 0 && !before.is_null() {
+        // Of several with one name the last counts.
+        let before = old_ports.iter().rfind(|o| o["name"] == port["name"]).map_or(&Value::Null, |o| &o["nodePort"]).clone();
+        if wants && had && port["nodePort"].as_u64().unwrap_or(0) == 0 && !before.is_null() && !kept.contains(&before) {
             port["nodePort"] = before;
         } else if !wants && had && port["nodePort"] == before {
             value::remove(port, &["nodePort"]);

@@ -102,7 +102,8 @@ pub(crate) fn take_in(scale: &mut Value) -> Result<(), Status> {
 /// The object with the replica count of `scale`, and the preconditions that it names.
 pub(crate) fn set(call: &Call, current: &Value, scale: &Value) -> Result<Value, Status> {
     let replicas = value::at(scale, &["spec", "replicas"]).as_i64().unwrap_or(0);
-    if replicas < 0 {
+    // Custom objects are judged as a whole.
+    if call.resource.custom().is_none() && replicas < 0 {
         let error = field::Error::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
         return Err(Status::invalid("autoscaling", "Scale", &call.info.name, &[error]));
     }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use base64::alphabet::URL_SAFE;
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
 use serde::{Deserialize, Serialize};
-use skiff_api::{Status, field, fields, labels};
+use skiff_api::{Status, field, fields, json, labels};
 use skiff_store::Revision;
 
 use super::{Call, options};
@@ -244,6 +245,9 @@ fn write_token(revision: Revision, path: &str) -> String {
     token(revision as i64, path)
 }
 
+/// Upstream minds no bits that are too many.
+const BASE64: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
+
 /// A token for what follows the path, at a revision (negative: the newest).
 fn token(revision: i64, path: &str) -> String {
     let token = Continue { v: "meta.k8s.io/v1".into(), rv: revision, start: format!("{path}\0") };
@@ -261,7 +265,8 @@ fn read_token(token: &str, prefix: &str) -> Result<(i64, String), Status> {
         };
         invalid(format!("illegal base64 data at input byte {at}"))
     })?;
-    let read: Continue = serde_json::from_slice(&bytes).map_err(|e| invalid(e.to_string()))?;
+    let read = json::parse(&bytes).map_err(invalid)?.value;
+    let read: Continue = serde_json::from_value(read).map_err(|e| invalid(e.to_string()))?;
     if read.v != "meta.k8s.io/v1" {
         let message = format!("invalid continue token: continue key is not valid: server does not recognize this encoded version {}", read.v);
         return Err(Status::bad_request(message));

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 use skiff_api::apply::{self, Manager, Operation};
 use skiff_api::patch::{self, Error};
 use skiff_api::resource::Resource;
+use skiff_api::schema::Schema;
 use skiff_api::status::{Cause, Details};
 use skiff_api::{Status, field, json, value};
 
@@ -59,7 +60,15 @@ pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply
     if kind == Kind::Apply {
         return server_side_apply(write, body, view).await;
     }
-    let patch = json::parse(body).map_err(|why| Status::bad_request(format!("error decoding patch: {why}")))?.value;
+    let read = json::parse(body).map_err(|why| match kind {
+        Kind::Strategic => Status::bad_request(why),
+        _ => Status::bad_request(format!("error decoding patch: {why}")),
+    });
+    let json::Parsed { value: patch, duplicates } = read?;
+    let repeated: Vec<String> = match kind {
+        Kind::Json => duplicates.iter().map(|fault| format!("json patch {fault}")).chain(patch::unknown_members(&patch)).collect(),
+        _ => duplicates,
+    };
     call.notes.sent(&patch);
     if kind != Kind::Json && !patch.is_object() {
         let what = if patch.is_array() { "array" } else { "value" };
@@ -81,11 +90,10 @@ pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply
                 value::remove(&mut patched, &["metadata", "resourceVersion"]);
             }
             write.warnings.clear();
-            let shown = if kind == Kind::Strategic { String::new() } else { patched.to_string() };
-            let new = write.read(patched, Vec::new(), &[]).map_err(|unfit| match kind {
-                Kind::Strategic => unfit.into(),
-                _ => Status::invalid("", "", "", &[field::Error::invalid("patch", shown, unfit.why)]),
-            })?;
+            let shown = if kind == Kind::Strategic { patch::as_go_prints(&patch) } else { patched.to_string() };
+            let cannot = |why| Status::invalid("", "", "", &[field::Error::invalid("patch", shown.clone(), why)]);
+            let prune = if kind == Kind::Strategic { Schema::prune_merged } else { Schema::prune };
+            let new = write.take_in_as(patched, repeated.clone(), &[], prune, &cannot)?;
             same_name(call, &new)?;
             update::finish(&mut write, view, new, current, &entry, true).await?
         }

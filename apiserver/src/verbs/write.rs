@@ -69,18 +69,20 @@ impl<'a> Write<'a> {
         self.take_in(object.value, object.duplicates, if is_json(self.call) { body } else { &[] })
     }
 
-    /// Prunes, checks and defaults an object that a client made, or a patch of it. `text` is the JSON that it was read from, if
-    /// it was: what is wrong is told in its order.
+    /// Prunes, checks and defaults an object that a client made. `text` is the JSON that it was read from, if it was: what is
+    /// wrong is told in its order.
     pub fn take_in(&mut self, object: Value, duplicates: Vec<String>, text: &[u8]) -> Result<Value, Status> {
-        Ok(self.read(object, duplicates, text)?)
+        let resource = &self.call.resource;
+        let cannot = cannot(&resource.kind, &resource.version);
+        let text = if resource.custom().is_some() { &[] } else { text };
+        self.take_in_as(object, duplicates, text, Schema::prune, &cannot)
     }
 
-    /// The same, with what is wrong of the object's type by itself.
-    pub fn read(&mut self, mut object: Value, duplicates: Vec<String>, text: &[u8]) -> Result<Value, Unfit> {
+    /// The same with another way of reading, and what a refusal is made of the reason. For what a patch made.
+    pub fn take_in_as(&mut self, mut object: Value, duplicates: Vec<String>, text: &[u8], prune: Prune, cannot: &dyn Fn(String) -> Status) -> Result<Value, Status> {
         let resource = &self.call.resource;
         let kind = Kind { kind: &resource.kind, version: &resource.api_version(), schema: resource.schema() };
-        let text = if resource.custom().is_some() { &[] } else { text };
-        self.warnings.extend(kind.take_in(&mut object, duplicates, text, self.options.validation)?);
+        self.warnings.extend(kind.take_in(&mut object, duplicates, text, self.options.validation, prune, cannot)?);
         if !object.get("metadata").is_some_and(Value::is_object) {
             object["metadata"] = Value::Object(Map::new());
         }
@@ -201,21 +203,13 @@ impl<'a> Write<'a> {
     }
 }
 
-/// An object that isn't of the type that it should be.
-pub(crate) struct Unfit {
-    /// The kind and version that it says it is of.
-    given: String,
-    version: String,
-    /// The kind that it should be of.
-    wanted: String,
-    pub why: String,
-}
+/// How an object is made to fit its schema.
+type Prune = fn(&Schema, &mut Value) -> Result<Vec<String>, String>;
 
-impl From<Unfit> for Status {
-    fn from(unfit: Unfit) -> Self {
-        let Unfit { given, version, wanted, why } = unfit;
-        Self::bad_request(format!("{given} in version {version:?} cannot be handled as a {wanted}: {why}"))
-    }
+/// What is said of an object that can't be read, for a reason.
+fn cannot(kind: &str, version: &str) -> impl Fn(String) -> Status {
+    let said = format!("{kind} in version {version:?} cannot be handled as a {kind}");
+    move |why| Status::bad_request(format!("{said}: {why}"))
 }
 
 /// A kind of object, to read one.
@@ -227,12 +221,17 @@ struct Kind<'a> {
 
 impl Kind<'_> {
     /// Checks the object's type and prunes it by the schema. Gives what there is to warn of, in the order of `text`.
-    fn take_in(&self, object: &mut Value, duplicates: Vec<String>, text: &[u8], validation: FieldValidation) -> Result<Vec<String>, Unfit> {
-        let kind = self.kind;
-        check_type(object, kind, self.version)?;
-        let version = self.version.rsplit('/').next().unwrap_or(self.version);
-        let cannot = |why: String| Unfit { given: kind.into(), version: version.into(), wanted: kind.into(), why };
-        let unknown = self.schema.prune(object).map_err(cannot)?;
+    fn take_in(
+        &self,
+        object: &mut Value,
+        duplicates: Vec<String>,
+        text: &[u8],
+        validation: FieldValidation,
+        prune: Prune,
+        cannot: &dyn Fn(String) -> Status,
+    ) -> Result<Vec<String>, Status> {
+        check_type(object, self.kind, self.version)?;
+        let unknown = prune(self.schema, object).map_err(cannot)?;
         if validation == FieldValidation::Ignore {
             return Ok(Vec::new());
         }
@@ -255,7 +254,9 @@ pub(crate) fn decode_as(call: &Call, body: &Bytes, kind: &str, version: &str, de
     let read = parse_body(call, body, kind)?;
     let mut object = read.value;
     let schema = Schema::builtin(definition).unwrap_or_else(Schema::any);
-    let warnings = Kind { kind, version, schema }.take_in(&mut object, read.duplicates, if is_json(call) { body } else { &[] }, options.validation)?;
+    let cannot = cannot(kind, version.rsplit('/').next().unwrap_or(version));
+    let text: &[u8] = if is_json(call) { body } else { &[] };
+    let warnings = Kind { kind, version, schema }.take_in(&mut object, read.duplicates, text, options.validation, Schema::prune, &cannot)?;
     warnings.into_iter().for_each(|warning| call.notes.warn(warning));
     Ok(object)
 }
@@ -360,7 +361,7 @@ pub(crate) fn parse_protobuf(body: &[u8]) -> Result<json::Parsed, Status> {
 }
 
 /// Refuses an object of another kind or version than the request's resource has; fills in what is left out.
-fn check_type(object: &mut Value, kind: &str, version: &str) -> Result<(), Unfit> {
+fn check_type(object: &mut Value, kind: &str, version: &str) -> Result<(), Status> {
     let given = |key: &str, own: &str| match value::text(object, &[key]) {
         "" => own.to_owned(),
         text => text.to_owned(),
@@ -374,7 +375,7 @@ fn check_type(object: &mut Value, kind: &str, version: &str) -> Result<(), Unfit
         } else {
             format!("no kind {got_kind:?} is registered for version {got_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
         };
-        return Err(Unfit { version: short.into(), given: got_kind, wanted: kind.into(), why });
+        return Err(Status::bad_request(format!("{got_kind} in version {short:?} cannot be handled as a {kind}: {why}")));
     }
     object["kind"] = kind.into();
     object["apiVersion"] = version.into();

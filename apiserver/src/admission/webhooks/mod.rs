@@ -23,14 +23,19 @@ use review::Answer;
 /// The plugin's place in what reinvocation remembers.
 const MEMORY: usize = 1;
 
-pub(super) struct Webhooks;
+pub(super) struct Mutating;
 
 #[async_trait]
-impl Plugin for Webhooks {
+impl Plugin for Mutating {
     async fn mutate(&self, request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
         mutate(request, Some(object)).await
     }
+}
 
+pub(super) struct Validating;
+
+#[async_trait]
+impl Plugin for Validating {
     async fn validate(&self, request: &Request<'_>, object: &Value) -> Result<(), Status> {
         validate(request, Some(object)).await
     }

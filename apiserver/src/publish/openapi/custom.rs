@@ -45,7 +45,12 @@ pub(super) fn list(resource: &Resource, item: &str, dialect: Dialect) -> Value {
 }
 
 fn meta(name: &str, words: &str, dialect: Dialect) -> Value {
-    json!({"$ref": dialect.reference(&format!("{META}.{name}")), "description": words})
+    let reference = json!({"$ref": dialect.reference(&format!("{META}.{name}"))});
+    match dialect {
+        Dialect::V2 => json!({"$ref": reference["$ref"], "description": words}),
+        // Nothing stands beside a reference there.
+        Dialect::V3 => json!({"allOf": [reference], "description": words}),
+    }
 }
 
 fn selectable(resource: &Resource, written: &mut Value) {
@@ -156,6 +161,6 @@ mod tests {
         check(required.clone(), simple, required);
         let inner = node(&json!({"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}}), Dialect::V3);
         assert_eq!(inner["required"], json!(["kind", "apiVersion"]));
-        assert!(inner["properties"]["metadata"]["$ref"].as_str().is_some_and(|r| r.ends_with("ObjectMeta")));
+        assert!(inner["properties"]["metadata"]["allOf"][0]["$ref"].as_str().is_some_and(|r| r.ends_with("ObjectMeta")));
     }
 }

@@ -96,6 +96,27 @@ const CONNECTS: [(&str, &[(&str, &str)]); 5] = [
     ("proxy", &[("path", "string")]),
 ];
 
+/// What the query parameters mean.
+const DESCRIBED: [(&str, &str); 17] = [
+    ("allowWatchBookmarks", "Whether a watch may have events of type BOOKMARK, which only tell how far it has come."),
+    ("continue", "The token of the page before: the list goes on where that ended."),
+    ("dryRun", "With All nothing is kept: the answer is what would have been."),
+    ("fieldManager", "The name under which the changed fields are owned."),
+    ("fieldSelector", "Narrows the list of returned objects by their fields. Defaults to everything."),
+    ("fieldValidation", "What becomes of unknown and repeated fields: Ignore, Warn (the default) or Strict."),
+    ("force", "Whether an apply takes over fields that others own. Only for apply patches."),
+    ("gracePeriodSeconds", "How many seconds the object has before it is deleted; zero means at once."),
+    ("labelSelector", "Narrows the list of returned objects by their labels. Defaults to everything."),
+    ("limit", "The most objects that a list has; the rest follows by its continue token."),
+    ("orphanDependents", "Deprecated: propagationPolicy says it. Whether dependents stay."),
+    ("propagationPolicy", "What becomes of dependents: Orphan, Background or Foreground."),
+    ("resourceVersion", "Which version of the data is asked for; how exactly, resourceVersionMatch says."),
+    ("resourceVersionMatch", "How resourceVersion is meant: Exact or NotOlderThan."),
+    ("sendInitialEvents", "Whether a watch begins with what there is, and a bookmark after it."),
+    ("timeoutSeconds", "How long the list or watch may take."),
+    ("watch", "Watch for changes to the described resources, as a stream of events, in place of a list."),
+];
+
 struct Writer {
     dialect: Dialect,
     paths: Map<String, Value>,
@@ -249,6 +270,9 @@ impl Writer {
                 _ => "object name and auth scope, such as for teams and projects".to_owned(),
             }
             .into();
+        }
+        if let Some((_, words)) = DESCRIBED.iter().find(|(known, _)| *known == name).filter(|_| place == "query") {
+            parameter["description"] = (*words).into();
         }
         match self.dialect {
             Dialect::V2 => parameter["type"] = kind.into(),
