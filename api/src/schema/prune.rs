@@ -286,6 +286,10 @@ impl Walk {
                 };
                 return Err(format!(".{}: expected {wanted}, got &{{{shown}}}", self.shown(true)));
             }
+            // What reads itself is no field to its decoder.
+            (Kind::Time | Kind::MicroTime | Kind::IntOrString, other) if self.merged => {
+                return Err(format!("json: cannot unmarshal {} into Go value of type {}", shown_value(other), schema.go_type()));
+            }
             (_, other) if self.merged => return Err(schema.unconvertible(other)),
             (_, other) => {
                 let what = match (&schema.kind, other) {
