@@ -17,7 +17,7 @@ const QUIET: &str = "warn,kube_client::client::builder=off";
 
 /// After how many turns of tasks a busy thread looks at its sockets. Turns take up to milliseconds here (a page of a list is
 /// encrypted in one), and tokio's 61 of them would keep a small request from being seen for that long.
-const EVENT_INTERVAL: u32 = 4;
+const EVENT_INTERVAL: u32 = 2;
 
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(QUIET));

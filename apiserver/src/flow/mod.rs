@@ -32,7 +32,7 @@ pub(crate) use follow::follow;
 /// All requests at a time: upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`, together.
 const TOTAL: u32 = 400 + 200;
 /// How many requests keep one processor busy, about: what takes the processor alone is as wide as these are together.
-const PER_CORE: u32 = 15;
+const PER_CORE: u32 = 6;
 /// How many objects of a list make up a seat; upstream's figure.
 const OBJECTS_PER_SEAT: usize = 100;
 /// How long a request waits at most: upstream's quarter of the request timeout.
@@ -223,15 +223,15 @@ impl Flow {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
-    /// How wide a request is that looks at `objects` of them, at a level with `nominal` seats. What a list costs is the
-    /// processor: as many large ones run at a time as there are processors, with room for narrow ones beside them.
-    fn width(&self, objects: usize, nominal: u32) -> u32 {
+    /// How wide a request is that looks at `objects` of them, at a level that may come to `most` seats. What a list costs is the
+    /// processor: no more large ones run at a time than there are processors, with room for narrow ones beside them.
+    fn width(&self, objects: usize, most: u32) -> u32 {
         let seats = u32::try_from(objects.div_ceil(OBJECTS_PER_SEAT)).unwrap_or(u32::MAX);
         if seats <= 1 {
             return 1;
         }
         let scale = TOTAL.div_ceil(PER_CORE * self.cores);
-        seats.saturating_mul(scale).min(nominal * 4 / (5 * self.cores)).max(1)
+        seats.saturating_mul(scale).min(most * 4 / (5 * self.cores)).max(1)
     }
 
     /// Waits for the request's turn. `objects` tells how many objects it looks at, should anybody want to know.
@@ -249,7 +249,7 @@ impl Flow {
             ticket.run(None);
             return (marks, Some(ticket));
         }
-        ticket.width = if info.verb == "list" || info.verb == "watch" { self.width(objects(), graded.bounds.nominal) } else { 1 };
+        ticket.width = if info.verb == "list" || info.verb == "watch" { self.width(objects(), graded.bounds.most) } else { 1 };
         let flow = schema.spec.flow(user, info);
         let began = self.start.elapsed();
         let mut bell = None;
@@ -443,12 +443,12 @@ mod tests {
     #[test]
     fn lists_are_as_wide_as_their_objects() {
         let flow = Flow { cores: 2, ..Flow::default() };
-        let check = |objects, nominal, expected| assert_eq!(flow.width(objects, nominal), expected, "{objects} of {nominal}");
-        check(0, 245, 1);
-        check(100, 245, 1);
-        check(101, 245, 40);
-        check(500, 245, 98);
-        check(1_000_000, 245, 98);
+        let check = |objects, most, expected| assert_eq!(flow.width(objects, most), expected, "{objects} of {most}");
+        check(0, 600, 1);
+        check(100, 600, 1);
+        check(101, 600, 100);
+        check(500, 600, 240);
+        check(1_000_000, 600, 240);
         check(1_000_000, 1, 1);
     }
 
