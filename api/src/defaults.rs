@@ -183,12 +183,7 @@ fn computed(definition: &str, map: &mut Map<String, Value>) {
                 map.insert("podCIDR".into(), first.into());
             }
         }
-        "core.v1.PodSpec" => {
-            service_account(map);
-            if map.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
-                map.insert("terminationGracePeriodSeconds".into(), 1.into());
-            }
-        }
+        "core.v1.PodSpec" => service_account(map),
         "core.v1.NodeStatus" => {
             if let Some(capacity) = map.get("capacity").cloned() {
                 set(map, "allocatable", capacity);
@@ -240,6 +235,9 @@ pub fn pull_policy(image: &str) -> &'static str {
 
 fn whole_pod(map: &mut Map<String, Value>) {
     let spec = object(map, "spec");
+    if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|seconds| seconds < 0) {
+        spec.insert("terminationGracePeriodSeconds".into(), 1.into());
+    }
     let host_network = spec.get("hostNetwork") == Some(&Value::Bool(true));
     for list in ["containers", "initContainers"] {
         for container in list_mut(spec, list) {

@@ -17,6 +17,7 @@ use crate::cache::Filter;
 use crate::http::body::{self, Reply, full};
 use crate::server::Server;
 use crate::strategy::{CLAIM_PREFIXES, give_back, orphaned};
+use crate::verbs::now_text;
 
 /// Who writes the first objects.
 const AUTHOR: &str = "system:apiserver";
@@ -40,7 +41,21 @@ pub(crate) async fn write(server: &Arc<Server>) -> Result<(), Status> {
     let policy = rbac::objects().into_iter().map(|object| ensure_policy(server, object));
     stream::iter(policy).buffer_unordered(PARALLEL).try_collect::<()>().await?;
     kubernetes_service(server).await?;
+    service_range(server).await?;
     release_orphaned_claims(server).await
+}
+
+/// Tells of the range that the addresses of Services come from.
+async fn service_range(server: &Arc<Server>) -> Result<(), Status> {
+    const RANGES: &str = "/registry/servicecidrs/";
+    let known = server.cache.resource(RANGES).and_then(|cache| cache.get(&format!("{RANGES}kubernetes")));
+    if known.is_some() {
+        return Ok(());
+    }
+    let range = json!({"kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [server.allocator.range()]}});
+    ensure(server, "networking.k8s.io/v1", range).await?;
+    let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": now_text(), "reason": "", "message": "Kubernetes default Service CIDR is ready"});
+    patch(server, "/apis/networking.k8s.io/v1/servicecidrs/kubernetes/status", &json!({"status": {"conditions": [ready]}})).await
 }
 
 /// The path of an object's collection.

@@ -265,7 +265,14 @@ impl Walk {
             (Kind::Int32, Value::Number(n)) if is_int32(n) => None,
             (Kind::IntOrString, Value::String(_)) => None,
             (Kind::IntOrString, Value::Number(n)) if is_int32(n) => None,
-            (kind, other) if self.keeps && !takes_text(kind, other) && !matches!(kind, Kind::Quantity | Kind::IntOrString) => {
+            (Kind::Bytes, Value::String(text)) => decode_base64(text)?,
+            (Kind::Quantity, Value::String(text)) => Some(canonical_quantity(text.trim())?),
+            (Kind::Quantity, other) => Some(canonical_quantity(&other.to_string())?),
+            (Kind::Time, Value::String(text)) => Some(read_time(text, "2006-01-02T15:04:05Z07:00")?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
+            (Kind::MicroTime, Value::String(text)) => {
+                Some(read_time(text, "2006-01-02T15:04:05.000000Z07:00")?.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
+            }
+            (kind, other) if self.keeps && !matches!(kind, Kind::IntOrString) => {
                 let wanted = match kind {
                     Kind::List(_) => "list",
                     Kind::Object(_) | Kind::Map(_) => "map",
@@ -279,16 +286,9 @@ impl Walk {
                 };
                 return Err(format!(".{}: expected {wanted}, got &{{{shown}}}", self.shown(true)));
             }
-            (Kind::IntOrString, other) => return Err(format!("json: cannot unmarshal {} into Go value of type int32", shown_value(other))),
-            (Kind::Bytes, Value::String(text)) => decode_base64(text)?,
-            (Kind::Quantity, Value::String(text)) => Some(canonical_quantity(text.trim())?),
-            (Kind::Quantity, other) => Some(canonical_quantity(&other.to_string())?),
-            (Kind::Time, Value::String(text)) => Some(read_time(text, "2006-01-02T15:04:05Z07:00")?.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()),
-            (Kind::MicroTime, Value::String(text)) => {
-                Some(read_time(text, "2006-01-02T15:04:05.000000Z07:00")?.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string())
-            }
-            (Kind::Time | Kind::MicroTime, other) => {
-                return Err(format!("json: cannot unmarshal {} into Go value of type string", shown_value(other)));
+            // What reads itself is no field to its decoder.
+            (Kind::Time | Kind::MicroTime | Kind::IntOrString, other) if self.merged => {
+                return Err(format!("json: cannot unmarshal {} into Go value of type {}", shown_value(other), schema.go_type()));
             }
             (_, other) if self.merged => return Err(schema.unconvertible(other)),
             (_, other) => {
@@ -328,11 +328,6 @@ impl Walk {
         }
         path
     }
-}
-
-/// Whether the value is a text that is still to be read as something else.
-fn takes_text(kind: &Kind, value: &Value) -> bool {
-    matches!(kind, Kind::Bytes | Kind::Time | Kind::MicroTime) && value.is_string()
 }
 
 fn is_int32(number: &serde_json::Number) -> bool {
@@ -376,10 +371,16 @@ fn decode_base64(text: &str) -> Result<Option<String>, String> {
 fn read_time(text: &str, layout: &str) -> Result<Timestamp, String> {
     // jiff takes a space or a lower-case t between date and time, and no seconds: Go's layout doesn't.
     let formed = text.len() >= 20 && text.as_bytes()[10] == b'T' && text.as_bytes()[16] == b':' && !text.contains('[');
-    if let Some(time) = formed.then(|| text.parse::<Timestamp>().ok()).flatten() {
+    let micros = layout.contains(".000000");
+    let exact = !micros || text.get(19..26).is_some_and(|part| part.starts_with('.') && part[1..].bytes().all(|b| b.is_ascii_digit()));
+    if let Some(time) = (formed && exact).then(|| text.parse::<Timestamp>().ok()).flatten() {
         return Ok(time);
     }
+    if let Some(rest) = text.get(20..).filter(|_| formed && !micros && text.as_bytes()[19] == b'Z') {
+        return Err(format!("parsing time {text:?}: extra text: {rest:?}"));
+    }
     let (rest, element) = unreadable_part(text);
+    let element = if micros && element == "Z07:00" && !exact { ".000000" } else { element };
     Err(format!("parsing time {text:?} as {layout:?}: cannot parse {rest:?} as {element:?}"))
 }
 
@@ -453,6 +454,9 @@ mod tests {
         let mut config = json!({"metadata": {"labels": null}, "spec": {"x": 1, "containers": [{"name": "c", "image": "",
             "resources": {"limits": {"cpu": "1000m"}}}]}});
         assert_eq!(schema.canonicalize(&mut config), Ok(vec!["spec.x".into()]));
+        let secret = Schema::builtin("io.k8s.api.core.v1.Secret").expect("secret");
+        assert_eq!(secret.canonicalize(&mut json!({"data": {"k": "dg=="}, "metadata": {"deletionTimestamp": "2026-01-02T03:04:05Z"}})), Ok(Vec::new()));
+        assert_eq!(secret.canonicalize(&mut json!({"data": 5})), Err(".data: expected map, got &{5}".to_owned()));
         let expected = json!({"metadata": {"labels": null}, "spec": {"x": 1, "containers": [{"name": "c", "image": "",
             "resources": {"limits": {"cpu": "1"}}}]}});
         assert_eq!(config, expected);
@@ -461,7 +465,7 @@ mod tests {
     #[test]
     fn times() {
         let lease = |t: &str| {
-            prune("io.k8s.api.coordination.v1.Lease", json!({"metadata": {"deletionTimestamp": t}, "spec": {"renewTime": t}})).map(|(v, _)| {
+            prune("io.k8s.api.coordination.v1.Lease", json!({"metadata": {"deletionTimestamp": t}, "spec": {"renewTime": t.replace("+", ".000000+")}})).map(|(v, _)| {
                 format!("{} {}", v["metadata"]["deletionTimestamp"].as_str().unwrap_or(""), v["spec"]["renewTime"].as_str().unwrap_or(""))
             })
         };

@@ -347,6 +347,16 @@ pub(super) fn flow_schema(e: &mut Errors, schema: &At) {
     }
 }
 
+pub(super) fn flow_schema_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    flow_schema(e, new);
+}
+
+pub(super) fn priority_level_update(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    priority_level(e, new);
+}
+
 /// A list that must say something, and nothing beside everything.
 fn flow_list(e: &mut Errors, list: &At, what: &str, nothing: &str) {
     const VERBS: [&str; 9] = ["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];

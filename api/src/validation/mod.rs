@@ -139,10 +139,10 @@ const KINDS: &[Rules] = &[
     kind("", "Service", service::create, service::update).with(&[("status", service::status)]),
     kind("", "ServiceAccount", namespaced, meta::meta_update),
     kind("admissionregistration.k8s.io", "MutatingAdmissionPolicy", webhooks::policy, webhooks::policy_update),
-    kind("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", webhooks::policy_binding, meta::meta_update),
+    kind("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", webhooks::policy_binding, webhooks::policy_binding_update),
     kind("admissionregistration.k8s.io", "MutatingWebhookConfiguration", webhooks::mutating, webhooks::mutating_update),
     kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicy", webhooks::policy, webhooks::policy_update),
-    kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", webhooks::policy_binding, meta::meta_update),
+    kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", webhooks::policy_binding, webhooks::policy_binding_update),
     kind("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", webhooks::validating, webhooks::configuration_update),
     kind("apiextensions.k8s.io", "CustomResourceDefinition", definition::definition, definition::definition_update)
         .with(&[("status", definition::definition_status)])
@@ -168,8 +168,8 @@ const KINDS: &[Rules] = &[
     kind("coordination.k8s.io", "Lease", cluster::lease, cluster::lease_update),
     kind("discovery.k8s.io", "EndpointSlice", network::slice, network::slice_update),
     kind("events.k8s.io", "Event", new_event, new_event_update),
-    kind("flowcontrol.apiserver.k8s.io", "FlowSchema", cluster::flow_schema, meta::meta_update),
-    kind("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", cluster::priority_level, meta::meta_update),
+    kind("flowcontrol.apiserver.k8s.io", "FlowSchema", cluster::flow_schema, cluster::flow_schema_update),
+    kind("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", cluster::priority_level, cluster::priority_level_update),
     kind("networking.k8s.io", "Ingress", network::ingress, network::ingress_update),
     kind("networking.k8s.io", "IngressClass", network::ingress_class, network::ingress_class_update),
     kind("networking.k8s.io", "IPAddress", network::ip_address, network::ip_address_update),

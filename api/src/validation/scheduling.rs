@@ -129,7 +129,9 @@ pub(super) fn tolerations(e: &mut Errors, list: &At) {
             }
             "Exists" if !value.is_empty() => e.invalid_value(&operator, value.str(), "value must be empty when `operator` is 'Exists'"),
             "Exists" => {}
-            _ => e.unsupported(&operator, &["Equal", "Exists", "Lt", "Gt"]),
+            // Of a feature that is off.
+            "Lt" | "Gt" => e.unsupported(&operator, &["Equal", "Exists", "Lt", "Gt"]),
+            _ => e.unsupported(&operator, &["Equal", "Exists"]),
         }
         if !effect.is_empty() {
             e.maybe_one_of(&effect, &EFFECTS);

@@ -326,6 +326,11 @@ pub(super) fn policy_binding(e: &mut Errors, object: &At) {
     }
 }
 
+pub(super) fn policy_binding_update(e: &mut Errors, new: &At, old: &Value) {
+    policy_binding(e, new);
+    meta::meta_update(e, new, old);
+}
+
 pub(super) fn api_service(e: &mut Errors, object: &At) {
     let spec = object.at("spec");
     let wanted = format!("{}.{}", spec.at("version").str(), spec.at("group").str());

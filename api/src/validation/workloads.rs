@@ -38,12 +38,15 @@ fn lasting_template(e: &mut Errors, template: &At, kind: &str) {
     }
 }
 
-/// A selector that must be there and choose something.
-fn selector(e: &mut Errors, at: &At, kind: &str) {
+/// A selector that must be there and choose something. `None` when it is none at all.
+fn selector(e: &mut Errors, at: &At, kind: &str) -> Option<Selector> {
+    let before = e.0.len();
     meta::label_selector(e, at);
+    let read = if e.has_since(before) { None } else { Selector::from_label_selector(at.value).ok() };
     if at.is_set() && at.at("matchLabels").is_empty() && at.at("matchExpressions").is_empty() {
         e.invalid(at, format!("empty selector is invalid for {kind}"));
     }
+    read
 }
 
 /// The selector and the template together, as ReplicaSets and Deployments have them.
@@ -52,10 +55,9 @@ fn selector_and_template(e: &mut Errors, spec: &At) {
     if !at.is_set() {
         e.required(&at, "");
     }
-    selector(e, &at, "deployment");
-    match Selector::from_label_selector(at.value) {
-        Err(_) => e.invalid_shown(&at, shown(LABEL_SELECTOR, at.value), "invalid label selector"),
-        Ok(_) => {
+    match selector(e, &at, "deployment") {
+        None => e.invalid_shown(&at, shown(LABEL_SELECTOR, at.value), "invalid label selector"),
+        Some(_) => {
             matching_template(e, at.value, &spec.at("template"));
             lasting_template(e, &spec.at("template"), "ReplicaSet");
         }
@@ -133,13 +135,15 @@ pub(super) fn counts_status(e: &mut Errors, new: &At, old: &Value, fields: &[&st
     e.non_negative(&status.at("observedGeneration"));
     if fields.contains(&"replicas") {
         let (all, ready) = (status.at("replicas").number(), status.at("readyReplicas"));
-        for part in ["fullyLabeledReplicas", "readyReplicas", "availableReplicas"].map(|f| status.at(f)) {
+        let parts = fields.iter().filter(|field| !matches!(**field, "replicas" | "unavailableReplicas"));
+        for part in parts.map(|field| status.at(field)) {
             if part.number() > all {
                 e.invalid(&part, "cannot be greater than status.replicas");
             }
         }
         if fields.contains(&"readyReplicas") && status.at("availableReplicas").number() > ready.number() {
-            e.invalid(&status.at("availableReplicas"), "cannot be greater than readyReplicas");
+            let most = if fields.contains(&"currentReplicas") { "status.readyReplicas" } else { "readyReplicas" };
+            e.invalid(&status.at("availableReplicas"), format!("cannot be greater than {most}"));
         }
     }
     let collisions = status.at("collisionCount");
@@ -194,8 +198,12 @@ pub(super) fn daemon_set_update(e: &mut Errors, new: &At, old: &Value) {
 }
 
 pub(super) fn stateful_set(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
-    let spec = object.at("spec");
+    meta::object_meta(e, object, true, meta::label);
+    set_spec(e, &object.at("spec"), true);
+}
+
+/// The spec; of one that is not new, what can't change is not looked at.
+fn set_spec(e: &mut Errors, spec: &At, new: bool) {
     let policy = spec.at("podManagementPolicy");
     match policy.str() {
         "" => e.required(&policy, ""),
@@ -207,23 +215,24 @@ pub(super) fn stateful_set(e: &mut Errors, object: &At) {
         let at = spec.at("persistentVolumeClaimRetentionPolicy").at(field);
         e.maybe_one_of(&at, &["Retain", "Delete"]);
     }
-    for claim in spec.at("volumeClaimTemplates").items() {
+    for claim in spec.at("volumeClaimTemplates").items().filter(|_| new) {
         storage::claim_spec(e, &claim.at("spec"));
     }
     for field in ["replicas", "minReadySeconds", "ordinals.start"] {
         e.non_negative(&spec.at(field));
     }
-    e.optional_form(&spec.at("serviceName"), names::dns_label);
+    if new {
+        e.optional_form(&spec.at("serviceName"), names::dns_label);
+    }
     let at = spec.at("selector");
     if !at.is_set() {
         e.required(&at, "");
     }
-    selector(e, &at, "statefulset");
-    if Selector::from_label_selector(at.value).is_err() {
+    if selector(e, &at, "statefulset").is_none() {
         e.invalid_shown(&at, shown(LABEL_SELECTOR, at.value), "");
     } else {
         matching_template(e, at.value, &spec.at("template"));
-        let template = with_claims(&spec);
+        let template = with_claims(spec);
         lasting_template(e, &At { value: &template, path: spec.below("template") }, "StatefulSet");
     }
 }
@@ -272,8 +281,8 @@ const SET_UPDATABLE: [&str; 7] =
     ["replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy", "minReadySeconds"];
 
 pub(super) fn stateful_set_update(e: &mut Errors, new: &At, old: &Value) {
-    stateful_set(e, new);
     meta::meta_update(e, new, old);
+    set_spec(e, &new.at("spec"), false);
     let rest = |spec: &Value| {
         let mut copy = spec.clone();
         for field in SET_UPDATABLE {

@@ -104,8 +104,9 @@ const PLAIN: Facts = Facts {
     labels_stay: false,
 };
 const COUNTED: Facts = Facts { generation: true, ..PLAIN };
+/// Updates must name the version that they replace.
+const NAMED: Facts = Facts { requires_version: true, ..PLAIN };
 const STRICT: Facts = Facts { generation: true, requires_version: true, ..PLAIN };
-const VERSIONED: Facts = Facts { requires_version: true, ..PLAIN };
 const SHOWN: Facts = Facts { shown: true, ..PLAIN };
 const UPSERT: Facts = Facts { creates_on_update: true, ..PLAIN };
 const HEEDED: Facts = Facts { at_once: true, ..UPSERT };
@@ -224,7 +225,7 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("networking.k8s.io", "IngressClass", COUNTED),
     ("networking.k8s.io", "NetworkPolicy", COUNTED),
     ("networking.k8s.io", "ServiceCIDR", Facts { status: Some(empty), ..PLAIN }),
-    ("node.k8s.io", "RuntimeClass", VERSIONED),
+    ("node.k8s.io", "RuntimeClass", NAMED),
     ("policy", "PodDisruptionBudget", Facts {
         status: Some(|| json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0})),
         ..STRICT
@@ -238,11 +239,11 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("resource.k8s.io", "ResourceSlice", Facts { shown: true, ..COUNTED }),
     ("resource.k8s.io", "DeviceClass", Facts { shown: true, ..COUNTED }),
     ("scheduling.k8s.io", "PriorityClass", COUNTED),
-    ("storage.k8s.io", "CSIDriver", Facts { shown: true, ..VERSIONED }),
-    ("storage.k8s.io", "CSINode", Facts { shown: true, ..VERSIONED }),
-    ("storage.k8s.io", "CSIStorageCapacity", VERSIONED),
+    ("storage.k8s.io", "CSIDriver", Facts { shown: true, ..NAMED }),
+    ("storage.k8s.io", "CSINode", Facts { shown: true, ..NAMED }),
+    ("storage.k8s.io", "CSIStorageCapacity", NAMED),
     ("storage.k8s.io", "StorageClass", SHOWN),
-    ("storage.k8s.io", "VolumeAttachment", Facts { status: Some(|| json!({"attached": false})), shown: true, ..VERSIONED }),
+    ("storage.k8s.io", "VolumeAttachment", Facts { status: Some(|| json!({"attached": false})), shown: true, ..NAMED }),
     ("storage.k8s.io", "VolumeAttributesClass", SHOWN),
 ];
 

@@ -57,6 +57,11 @@ impl Allocator {
         (self.size / 16).clamp(16, 256).min(self.size / 2)
     }
 
+    /// The whole range: `10.96.0.0/16`.
+    pub fn range(&self) -> String {
+        format!("{}/{}", Ipv4Addr::from(self.first - 1), 32 - (self.size + 2).trailing_zeros())
+    }
+
     /// Addresses to try, in the order in which to try them: some drawn, then all.
     fn candidates(self) -> impl Iterator<Item = Ipv4Addr> {
         let (reserved, free) = (self.reserved(), self.size - self.reserved());
@@ -231,8 +236,7 @@ async fn claim_ip(write: &Write<'_>, claims: &mut Claims, new: &mut Value, old: 
             };
             if !old.contains(&ip) {
                 if !server.allocator.contains(ip) {
-                    let (first, size) = (Ipv4Addr::from(server.allocator.first - 1), server.allocator.size + 2);
-                    let range = format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {first}/{}", 32 - size.trailing_zeros());
+                    let range = format!("the provided IP ({ip}) is not in the valid range. The range of valid IPs is {}", server.allocator.range());
                     let dry = write.options.dry_run;
                     return Err(fail(if dry { range } else { "the provided network does not match the current range".into() }));
                 }
@@ -340,7 +344,7 @@ mod tests {
     #[test]
     fn candidates_spare_the_reserved_band_until_last() {
         let allocator: Allocator = "10.96.0.0/24".parse().expect("a range");
-        assert_eq!(allocator.first(), Ipv4Addr::new(10, 96, 0, 1));
+        assert_eq!((allocator.first(), allocator.range().as_str()), (Ipv4Addr::new(10, 96, 0, 1), "10.96.0.0/24"));
         assert!(!allocator.contains(Ipv4Addr::new(10, 96, 0, 255)) && !allocator.contains(Ipv4Addr::new(10, 96, 0, 0)));
         let all: Vec<_> = allocator.candidates().collect();
         assert!(all[..RANDOM_TRIES].iter().all(|ip| ip.octets()[3] > 16));

@@ -76,6 +76,11 @@ async fn insert_named(write: &mut Write<'_>, mut object: Value, book: bool) -> R
     result
 }
 
+/// Refuses an object without a name where the URL has one.
+pub(super) fn nameless(call: &Call) -> Status {
+    Status::bad_request(format!("the name of the object ({} based on URL) was undeterminable: name must be provided", call.info.name))
+}
+
 /// Refuses an object of another namespace than the request's.
 pub(crate) fn namespace_matches(call: &Call, object: &Value) -> Result<(), Status> {
     let namespace = value::text(object, &["metadata", "namespace"]);

@@ -103,8 +103,11 @@ pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply
 
 fn same_name(call: &Call, new: &Value) -> Result<(), Status> {
     let name = value::text(new, &["metadata", "name"]);
-    if name == call.info.name || name.is_empty() {
-        return Ok(());
+    if name.is_empty() {
+        return Err(create::nameless(call));
+    }
+    if name == call.info.name {
+        return create::namespace_matches(call, new);
     }
     Err(Status::bad_request(format!("the name of the object ({name}) does not match the name on the URL ({})", call.info.name)))
 }

@@ -29,7 +29,10 @@ pub(super) async fn update(call: &Call, body: &Bytes, view: View) -> Result<Repl
     }
     let object = write.decode(body)?;
     let name = value::text(&object, &["metadata", "name"]);
-    if !name.is_empty() && name != call.info.name {
+    if name.is_empty() {
+        return Err(create::nameless(call));
+    }
+    if name != call.info.name {
         return Err(Status::bad_request(format!(
             "the name of the object ({name}) does not match the name on the URL ({})",
             call.info.name
@@ -64,7 +67,7 @@ pub(super) async fn finish(
     let name = &call.info.name;
     let (version, uid) = (value::text(&new, &["metadata", "resourceVersion"]), value::text(&new, &["metadata", "uid"]));
     let actual = value::text(&old, &["metadata", "uid"]);
-    if !uid.is_empty() && uid != actual {
+    if !uid.is_empty() && uid != actual && call.info.verb == "update" {
         // A dry run has not come to the store, whose prefix is not in the key yet.
         let key = if write.options.dry_run { entry.key.trim_start_matches("/registry") } else { &entry.key };
         let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}");
@@ -78,11 +81,13 @@ pub(super) async fn finish(
         }
     } else if write.requires_version() {
         let error = skiff_api::field::Error::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+        // Upstream says the resource where it says the kind elsewhere.
         return Err(Status::invalid(&call.resource.group, &call.resource.plural, name, &[error]));
     }
     let strategy = call.strategy();
     let mut new = view.merge(new, &old);
-    let asked = DELETION.map(|key| value::remove(&mut new, &["metadata", key]));
+    let kept = [DELETION[0], DELETION[1], "uid"];
+    let asked = kept.map(|key| value::remove(&mut new, &["metadata", key]).filter(|asked| *asked != ""));
     keep_system_metadata(&mut new, &old);
     if book {
         write.book(Some(&old), &mut new, &strategy.reset_fields(&call.info.subresource));
@@ -92,9 +97,9 @@ pub(super) async fn finish(
     if strategy.has_generation() && !view.is_status() {
         bump_generation(&mut new, &old, strategy.generation_counts_annotations(), view.counts_status());
     }
-    // A deletion can't be written, only asked for; what the client leaves out stays.
+    // A deletion can't be written, only asked for, and no other uid; what the client leaves out stays.
     let metadata = value::object_mut(&mut new, &["metadata"]);
-    let written: Vec<&str> = DELETION.into_iter().zip(asked).filter_map(|(key, asked)| metadata.insert(key.into(), asked?).is_none().then_some(key)).collect();
+    let written: Vec<&str> = kept.into_iter().zip(asked).filter_map(|(key, asked)| metadata.insert(key.into(), asked?).is_none().then_some(key)).collect();
     let errors = validation::validate_subresource_update(&call.resource, &call.info.subresource, &new, &old);
     for key in written {
         value::remove(&mut new, &["metadata", key]);

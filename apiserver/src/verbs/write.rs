@@ -319,7 +319,7 @@ fn media(call: &Call) -> &str {
 }
 
 fn is_json(call: &Call) -> bool {
-    matches!(media(call), "" | "application/json" | "*/*")
+    matches!(media(call), "" | "application/json")
 }
 
 fn read_body(call: &Call, body: &Bytes, kind: &str) -> Result<json::Parsed, Status> {
