@@ -499,7 +499,7 @@ mod tests {
         check("io.k8s.api.core.v1.Secret", json!({"data": {"k": "dg=="}}), Ok(json!({"data": {"k": "dg=="}})));
         check("io.k8s.api.core.v1.Secret", json!({"data": {"k": 5}}), Err(".data: expected string, got &{5}"));
         let renewed = |time: &str| json!({"spec": {"renewTime": time}});
-        check("io.k8s.api.coordination.v1.Lease", renewed("2026-01-01T00:00:00Z"), Ok(renewed("2026-01-01T00:00:00.000000Z")));
+        check("io.k8s.api.coordination.v1.Lease", renewed("2026-01-01T00:00:00.000000Z"), Ok(renewed("2026-01-01T00:00:00.000000Z")));
     }
 
     #[test]
