@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::OnceLock;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use crate::quantity::Quantity;
@@ -114,6 +116,13 @@ fn list_mut<'a>(map: &'a mut Map<String, Value>, name: &str) -> impl Iterator<It
     map.get_mut(name).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
+/// What a secret says in plain text is data like the rest.
+fn string_data(secret: &mut Map<String, Value>) {
+    let Some(Value::Object(texts)) = secret.remove("stringData") else { return };
+    let encoded = texts.into_iter().filter_map(|(key, text)| Some((key, STANDARD.encode(text.as_str()?).into())));
+    object(secret, "data").extend(encoded);
+}
+
 /// The account has an older name too; upstream's conversion keeps both alike.
 fn service_account(spec: &mut Map<String, Value>) {
     let name = ["serviceAccountName", "serviceAccount"].into_iter().map(|field| str_of(spec, field)).find(|name| !name.is_empty());
@@ -144,6 +153,7 @@ fn computed(definition: &str, map: &mut Map<String, Value>) {
             let policy = pull_policy(str_of(map, "reference"));
             set(map, "pullPolicy", policy.into());
         }
+        "core.v1.Secret" => string_data(map),
         "apps.v1.StatefulSetSpec" => {
             for claim in list_mut(map, "volumeClaimTemplates") {
                 claim.insert("kind".into(), "PersistentVolumeClaim".into());
@@ -402,6 +412,17 @@ mod tests {
         resource.schema().prune(&mut object).expect("pruned again");
         apply(resource, &mut object);
         assert_eq!(object, once, "twice is as once");
+    }
+
+    #[test]
+    fn what_upstream_keeps_in_one_form() {
+        let secret = json!({"metadata": {"name": "s"}, "data": {"a": "AAAA", "b": "AAAA"}, "stringData": {"b": "text"}});
+        check("", "v1", "Secret", secret, &["data"], json!({"a": "AAAA", "b": "dGV4dA=="}));
+        let pod = |account: Value| json!({"metadata": {"name": "p"}, "spec": account});
+        for account in [json!({"serviceAccount": "x"}), json!({"serviceAccountName": "x", "serviceAccount": "y"})] {
+            check("", "v1", "Pod", pod(account.clone()), &["spec", "serviceAccountName"], json!("x"));
+            check("", "v1", "Pod", pod(account), &["spec", "serviceAccount"], json!("x"));
+        }
     }
 
     #[test]

@@ -491,6 +491,18 @@ mod tests {
     }
 
     #[test]
+    fn configurations_may_have_bytes_and_times() {
+        let check = |definition: &str, mut value: Value, expected: Result<Value, &str>| {
+            let read = Schema::builtin(definition).expect(definition).canonicalize(&mut value);
+            assert_eq!(read.map(|_| value), expected.map_err(str::to_owned));
+        };
+        check("io.k8s.api.core.v1.Secret", json!({"data": {"k": "dg=="}}), Ok(json!({"data": {"k": "dg=="}})));
+        check("io.k8s.api.core.v1.Secret", json!({"data": {"k": 5}}), Err(".data: expected string, got &{5}"));
+        let renewed = |time: &str| json!({"spec": {"renewTime": time}});
+        check("io.k8s.api.coordination.v1.Lease", renewed("2026-01-01T00:00:00Z"), Ok(renewed("2026-01-01T00:00:00.000000Z")));
+    }
+
+    #[test]
     fn merged_values_are_refused_in_the_converters_words() {
         let check = |value: Value, expected: &str| {
             let schema = Schema::builtin("io.k8s.api.core.v1.Namespace").expect("namespaces");

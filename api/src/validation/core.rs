@@ -339,7 +339,8 @@ const DEFAULT_NAMESPACE: &str = "default";
 
 /// An event of either group; `object` says what it is about.
 pub(super) fn event(e: &mut Errors, event: &At, object: &str) {
-    meta::object_meta(e, event, true, meta::subdomain);
+    let rule: meta::NameRule = if object == "regarding" { meta::subdomain } else { meta::path_segment };
+    meta::object_meta(e, event, true, rule);
     event_rules(e, event, object);
 }
 
@@ -347,14 +348,18 @@ fn event_rules(e: &mut Errors, event: &At, object: &str) {
     let (own, about) = (event.at("metadata.namespace"), event.at(object).at("namespace"));
     let about = about.called("involvedObject.namespace");
     let new_style = object == "regarding";
-    if about.is_empty() {
-        if !matches!(own.str(), DEFAULT_NAMESPACE | "kube-system") {
-            e.invalid_value(&about, "", "does not match event.namespace");
-        }
-    } else if about.str() != own.str() {
+    let timed = event.at("eventTime").is_set();
+    // Events of the newer form may be kept elsewhere than the object that they are about.
+    let fits = match (timed, about.str()) {
+        (true, "") => matches!(own.str(), DEFAULT_NAMESPACE | "kube-system"),
+        (true, _) => true,
+        (false, "") => own.str() == DEFAULT_NAMESPACE,
+        (false, namespace) => namespace == own.str(),
+    };
+    if !fits {
         e.invalid_value(&about, about.str(), "does not match event.namespace");
     }
-    if new_style || event.at("eventTime").is_set() {
+    if new_style || timed {
         new_event(e, event, new_style);
     }
 }
@@ -385,7 +390,7 @@ fn new_event(e: &mut Errors, event: &At, new_style: bool) {
         e.invalid_value(&event.at(message).called("message"), "", "can have at most 1024 characters");
     }
     let kind = event.at("type");
-    if !matches!(kind.str(), "Normal" | "Warning") {
+    if new_style && !matches!(kind.str(), "Normal" | "Warning") {
         e.invalid_value(&kind, "", format!("has invalid value: {}", kind.str()));
     }
 }

@@ -327,3 +327,23 @@ async fn judge(request: &Request<'_>, mut object: Option<&mut Value>) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plugins_can_be_switched_off() {
+        let check = |on: &[&str], off: &[&str], expected: Result<bool, &str>| {
+            let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+            let options = Options { enable_admission_plugins: names(on), disable_admission_plugins: names(off), ..Options::default() };
+            let acts = Acting::read(&options).map(|acting| acting.all().any(|(at, _)| PLUGINS[at].0 == "Priority")).map_err(|e| e.to_string());
+            assert_eq!(acts, expected.map_err(str::to_owned), "{on:?} {off:?}");
+        };
+        check(&[], &[], Ok(true));
+        check(&["Priority"], &["LimitRanger"], Ok(true));
+        check(&[], &["Priority"], Ok(false));
+        check(&["Priority"], &["Priority"], Err("--enable-admission-plugins: Priority is disabled too"));
+        check(&[], &["Nonsense"], Err("--disable-admission-plugins: there is no plugin \"Nonsense\""));
+    }
+}

@@ -171,6 +171,11 @@ impl Access {
                 anonymous = (at(&config, &["anonymous", "enabled"]) == &Value::Bool(true), paths);
             }
         }
+        // Who may do everything must at least say who they are. Upstream's rule.
+        if anonymous.0 && options.authorization_mode.iter().any(|mode| mode == "AlwaysAllow") {
+            tracing::warn!("anonymous requests are not served: the authorizer AlwaysAllow would allow them everything");
+            anonymous.0 = false;
+        }
         Ok(Self {
             tokens,
             issuers,

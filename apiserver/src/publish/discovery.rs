@@ -239,3 +239,17 @@ fn aggregated_resource(resource: &Resource) -> Value {
     }
     Value::Object(entry)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_go_out_in_upstreams_order() {
+        let resource = skiff_api::resource::find("", "v1", "configmaps").expect("config maps");
+        let entry = plain(resource).next().expect("an entry");
+        let expected = r#"{"name":"configmaps","singularName":"configmap","namespaced":true,"kind":"ConfigMap","verbs":["create","delete","deletecollection","get","list","patch","update","watch"],"shortNames":["cm"],"storageVersionHash":"#;
+        let written = serde_json::to_string(&entry).expect("JSON");
+        assert!(written.starts_with(expected), "{written}");
+    }
+}

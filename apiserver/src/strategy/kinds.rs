@@ -4,8 +4,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 use skiff_api::{Status, random, value};
 
@@ -87,6 +85,10 @@ struct Facts {
     /// Whether admission and authorization go by these objects.
     at_once: bool,
     orphaning: Orphaning,
+    /// Whether the answer to a deletion is the object that was.
+    shown: bool,
+    /// Whether the labels are left alone by writes of the status.
+    labels_stay: bool,
 }
 
 const PLAIN: Facts = Facts {
@@ -98,11 +100,14 @@ const PLAIN: Facts = Facts {
     creates_on_update: false,
     at_once: false,
     orphaning: Orphaning::Collect,
+    shown: false,
+    labels_stay: false,
 };
 const COUNTED: Facts = Facts { generation: true, ..PLAIN };
 /// Updates must name the version that they replace.
 const NAMED: Facts = Facts { requires_version: true, ..PLAIN };
 const STRICT: Facts = Facts { generation: true, requires_version: true, ..PLAIN };
+const SHOWN: Facts = Facts { shown: true, ..PLAIN };
 const UPSERT: Facts = Facts { creates_on_update: true, ..PLAIN };
 const HEEDED: Facts = Facts { at_once: true, ..UPSERT };
 
@@ -183,25 +188,17 @@ fn secret_names(account: &mut Value, _: Option<&Value>) {
     }
 }
 
-/// What a secret says in plain text is data like the rest, and is kept as such.
-fn string_data(secret: &mut Value, _: Option<&Value>) {
-    let Some(Value::Object(texts)) = value::remove(secret, &["stringData"]) else { return };
-    let encoded = texts.into_iter().filter_map(|(key, text)| Some((key, STANDARD.encode(text.as_str()?).into())));
-    value::object_mut(secret, &["data"]).extend(encoded);
-}
-
 /// The kinds that differ from a plain one in facts alone.
 const FACTS: &[(&str, &str, Facts)] = &[
     ("", "Endpoints", UPSERT),
     ("", "Event", UPSERT),
     ("", "LimitRange", Facts { prepare: own_name, ..HEEDED }),
-    ("", "PersistentVolume", Facts { status: Some(|| json!({"phase": "Pending"})), prepare: phase_time, ..PLAIN }),
-    ("", "PersistentVolumeClaim", Facts { status: Some(|| json!({"phase": "Pending"})), prepare: data_sources, ..PLAIN }),
-    ("", "PodTemplate", COUNTED),
+    ("", "PersistentVolume", Facts { status: Some(|| json!({"phase": "Pending"})), prepare: phase_time, ..SHOWN }),
+    ("", "PersistentVolumeClaim", Facts { status: Some(|| json!({"phase": "Pending"})), prepare: data_sources, ..SHOWN }),
+    ("", "PodTemplate", Facts { shown: true, ..COUNTED }),
     ("", "ReplicationController", Facts { status: Some(no_replicas), orphaning: Orphaning::Orphan, ..COUNTED }),
-    ("", "Secret", Facts { prepare: string_data, ..PLAIN }),
-    ("", "ServiceAccount", Facts { prepare: secret_names, ..PLAIN }),
-    ("", "ResourceQuota", Facts { status: Some(empty), at_once: true, ..PLAIN }),
+    ("", "ResourceQuota", Facts { status: Some(empty), at_once: true, ..SHOWN }),
+    ("", "ServiceAccount", Facts { prepare: secret_names, ..SHOWN }),
     ("admissionregistration.k8s.io", "MutatingAdmissionPolicy", STRICT),
     ("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", STRICT),
     ("admissionregistration.k8s.io", "MutatingWebhookConfiguration", STRICT),
@@ -214,7 +211,7 @@ const FACTS: &[(&str, &str, Facts)] = &[
         prepare: template_generation,
         ..COUNTED
     }),
-    ("apps", "Deployment", Facts { status: Some(empty), annotations: true, ..COUNTED }),
+    ("apps", "Deployment", Facts { status: Some(empty), annotations: true, labels_stay: true, ..COUNTED }),
     ("apps", "ReplicaSet", Facts { status: Some(no_replicas), ..COUNTED }),
     ("apps", "StatefulSet", Facts { status: Some(|| json!({"replicas": 0, "availableReplicas": 0})), ..COUNTED }),
     ("autoscaling", "HorizontalPodAutoscaler", Facts { prepare: no_metrics_yet, ..PLAIN }),
@@ -228,6 +225,7 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("networking.k8s.io", "IngressClass", COUNTED),
     ("networking.k8s.io", "NetworkPolicy", COUNTED),
     ("networking.k8s.io", "ServiceCIDR", Facts { status: Some(empty), ..PLAIN }),
+    ("node.k8s.io", "RuntimeClass", NAMED),
     ("policy", "PodDisruptionBudget", Facts {
         status: Some(|| json!({"disruptionsAllowed": 0, "currentHealthy": 0, "desiredHealthy": 0, "expectedPods": 0})),
         ..STRICT
@@ -236,15 +234,18 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("rbac.authorization.k8s.io", "ClusterRoleBinding", HEEDED),
     ("rbac.authorization.k8s.io", "Role", HEEDED),
     ("rbac.authorization.k8s.io", "RoleBinding", HEEDED),
-    ("resource.k8s.io", "ResourceClaim", Facts { status: Some(empty), ..PLAIN }),
-    ("resource.k8s.io", "ResourceSlice", COUNTED),
-    ("resource.k8s.io", "DeviceClass", COUNTED),
+    ("resource.k8s.io", "ResourceClaim", Facts { status: Some(empty), ..SHOWN }),
+    ("resource.k8s.io", "ResourceClaimTemplate", SHOWN),
+    ("resource.k8s.io", "ResourceSlice", Facts { shown: true, ..COUNTED }),
+    ("resource.k8s.io", "DeviceClass", Facts { shown: true, ..COUNTED }),
     ("scheduling.k8s.io", "PriorityClass", COUNTED),
     ("node.k8s.io", "RuntimeClass", NAMED),
-    ("storage.k8s.io", "CSIDriver", NAMED),
-    ("storage.k8s.io", "CSINode", NAMED),
+    ("storage.k8s.io", "CSIDriver", Facts { shown: true, ..NAMED }),
+    ("storage.k8s.io", "CSINode", Facts { shown: true, ..NAMED }),
     ("storage.k8s.io", "CSIStorageCapacity", NAMED),
-    ("storage.k8s.io", "VolumeAttachment", Facts { status: Some(|| json!({"attached": false})), ..NAMED }),
+    ("storage.k8s.io", "StorageClass", SHOWN),
+    ("storage.k8s.io", "VolumeAttachment", Facts { status: Some(|| json!({"attached": false})), shown: true, ..NAMED }),
+    ("storage.k8s.io", "VolumeAttributesClass", SHOWN),
 ];
 
 pub(super) fn special() -> HashMap<(&'static str, &'static str), Arc<dyn Strategy>> {
@@ -294,8 +295,27 @@ impl Strategy for Factual {
         (self.0.prepare)(object, None);
     }
 
-    fn prepare_update(&self, _call: &Call, new: &mut Value, old: &Value) {
+    fn prepare_update(&self, call: &Call, new: &mut Value, old: &Value) {
+        if self.0.labels_stay && call.info.subresource == "status" {
+            let labels = old["metadata"].get("labels").cloned();
+            let metadata = value::object_mut(new, &["metadata"]);
+            metadata.remove("labels");
+            metadata.extend(labels.map(|labels| ("labels".to_owned(), labels)));
+        }
         (self.0.prepare)(new, Some(old));
+    }
+
+    fn reset_fields(&self, subresource: &str) -> Vec<&'static [&'static str]> {
+        match subresource {
+            "" => vec![&["status"]],
+            "status" if self.0.labels_stay => vec![&["spec"], &["metadata", "labels"]],
+            "status" => vec![&["spec"]],
+            _ => Vec::new(),
+        }
+    }
+
+    fn shows_deleted(&self) -> bool {
+        self.0.shown
     }
 
     fn default_orphaning(&self) -> Orphaning {
@@ -400,6 +420,16 @@ impl Strategy for Pods {
                 "message": "Scheduling is blocked due to non-empty scheduling gates",
             }]);
         }
+    }
+
+    fn prepare_update(&self, call: &Call, new: &mut Value, old: &Value) {
+        if call.info.subresource == "status" && value::text(new, &["status", "qosClass"]).is_empty() {
+            new["status"]["qosClass"] = value::at(old, &["status", "qosClass"]).clone();
+        }
+    }
+
+    fn goes_gracefully(&self) -> bool {
+        true
     }
 
     fn grace(&self, object: &Value, asked: Option<i64>) -> i64 {
@@ -540,20 +570,5 @@ impl Strategy for SigningRequests {
             "" => vec![&["spec"], &["status"]],
             _ => vec![&["spec"]],
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn plain_text_becomes_data() {
-        let mut secret = json!({"data": {"a": "AAAA", "b": "AAAA"}, "stringData": {"b": "text"}});
-        string_data(&mut secret, None);
-        assert_eq!(secret, json!({"data": {"a": "AAAA", "b": "dGV4dA=="}}));
-        let mut bare = json!({"stringData": {"b": "text"}});
-        string_data(&mut bare, None);
-        assert_eq!(bare, json!({"data": {"b": "dGV4dA=="}}));
     }
 }

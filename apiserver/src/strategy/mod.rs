@@ -124,6 +124,11 @@ pub(crate) trait Strategy: Send + Sync {
         Orphaning::Collect
     }
 
+    /// Whether its objects are marked as going even when they go at once.
+    fn goes_gracefully(&self) -> bool {
+        false
+    }
+
     /// Whether the answer to a deletion is the object, and not a `Status`.
     fn shows_deleted(&self) -> bool {
         false

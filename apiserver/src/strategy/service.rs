@@ -161,6 +161,10 @@ impl Strategy for Services {
         carry_over(new, old);
     }
 
+    fn shows_deleted(&self) -> bool {
+        true
+    }
+
     async fn claim(&self, write: &Write<'_>, new: &mut Value, old: Option<&Value>) -> Result<Claims, Status> {
         let mut claims = Claims::default();
         let result = claim_all(write, &mut claims, new, old).await;

@@ -165,6 +165,10 @@ pub(crate) async fn delete_object(call: &Call, name: &str, options: &DeleteOptio
                     Err(error) => return Err(error.into()),
                 }
             }
+            if strategy.goes_gracefully() && !marked {
+                mark(&mut next, &current, grace, marked);
+                count(&mut next);
+            }
             return Ok(Deleted::Gone(next));
         }
         mark(&mut next, &current, grace, marked);
@@ -172,8 +176,7 @@ pub(crate) async fn delete_object(call: &Call, name: &str, options: &DeleteOptio
             Shown::Value(next)
         } else {
             if strategy.has_generation() && !marked {
-                let generation = value::at(&current, &["metadata", "generation"]).as_i64().unwrap_or(0);
-                next["metadata"]["generation"] = json!(generation + 1);
+                count(&mut next);
             }
             let bytes: Bytes = encode(&convert::stored(server, &call.resource, next).await?).into();
             match server.store.commit(&key, Guard::Modified(entry.modified), Some(bytes.clone())).await {
@@ -241,6 +244,12 @@ fn plan_finalizers(object: &mut Value, options: &DeleteOptions, default: Orphani
     } else {
         metadata.insert("finalizers".into(), after.into());
     }
+}
+
+/// Being deleted is a change that the generation counts.
+fn count(object: &mut Value) {
+    let generation = value::at(object, &["metadata", "generation"]).as_i64().unwrap_or(0);
+    object["metadata"]["generation"] = json!(generation + 1);
 }
 
 /// Marks an object as on its way out. A grace period may get shorter, never longer.

@@ -117,6 +117,6 @@ pub(super) async fn finish(
 impl Write<'_> {
     /// Whether an update must say which version it replaces.
     fn requires_version(&self) -> bool {
-        self.call.info.verb == "update" && self.call.info.subresource.is_empty() && self.call.strategy().requires_version()
+        self.call.info.verb == "update" && matches!(self.call.info.subresource.as_str(), "" | "status") && self.call.strategy().requires_version()
     }
 }
