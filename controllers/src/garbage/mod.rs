@@ -36,6 +36,8 @@ const PARALLEL: usize = 32;
 const SETTLE: Duration = Duration::from_millis(200);
 /// When an owner's kind isn't known to the API server, how long until it is asked for again.
 const UNKNOWN_KIND: Duration = Duration::from_secs(30);
+/// When an owner is there, but its watch hasn't told of it yet, how long until it is looked for again.
+const UNSEEN: Duration = Duration::from_millis(500);
 /// Events own nothing and are owned by nothing, and there are many.
 const NOT_WATCHED: [(&str, &str); 2] = [("", "events"), ("events.k8s.io", "events")];
 
@@ -141,8 +143,7 @@ async fn monitor(context: Arc<Context>, collector: Arc<Collector>, heard: Vec<(S
         let wanted: BTreeMap<String, Resource> = catalogue
             .all()
             .iter()
-            .filter(|r| r.watchable)
-            .filter(|r| !NOT_WATCHED.contains(&(r.api.group.as_str(), r.api.plural.as_str())))
+            .filter(|resource| is_watched(resource))
             .filter(|r| !heard.iter().any(|(group, plural)| *group == r.api.group && *plural == r.api.plural))
             .map(|r| (r.qualified(), r.clone()))
             .collect();
@@ -175,6 +176,10 @@ async fn monitor(context: Arc<Context>, collector: Arc<Collector>, heard: Vec<(S
             return;
         }
     }
+}
+
+fn is_watched(resource: &Resource) -> bool {
+    resource.watchable && !NOT_WATCHED.contains(&(resource.api.group.as_str(), resource.api.plural.as_str()))
 }
 
 /// Watches one resource.
@@ -255,7 +260,8 @@ async fn judge(context: &Arc<Context>, collector: &Arc<Collector>, uid: &Uid) ->
         };
         let Some(object) = object else { return Ok(None) };
         match verdict {
-            Verdict::Leave => return Ok(None),
+            // An owner that is there, but was never seen, could go unseen: it is looked for until its watch knows it.
+            Verdict::Leave => return Ok(verified.iter().any(|claim| is_unseen(context, collector, claim)).then_some(UNSEEN)),
             Verdict::After(tasks) => {
                 tasks.into_iter().for_each(|task| collector.queue.add(task));
                 return Ok(None);
@@ -280,6 +286,12 @@ async fn judge(context: &Arc<Context>, collector: &Arc<Collector>, uid: &Uid) ->
             }
         }
     }
+}
+
+/// Whether the owner is of a kind that is watched, and still not known by its watch.
+fn is_unseen(context: &Context, collector: &Collector, claim: &Claim) -> bool {
+    let resource = context.catalogue.of_kind(&claim.api_version, &claim.kind);
+    resource.is_some_and(|resource| is_watched(&resource)) && collector.graph().object(&claim.uid).is_none()
 }
 
 /// Whether the owner is there; none when its kind isn't known.
