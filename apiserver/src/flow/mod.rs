@@ -31,7 +31,7 @@ pub(crate) use follow::follow;
 
 /// All requests at a time: upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`, together.
 const TOTAL: u32 = 400 + 200;
-/// How many requests keep one processor busy, about: what takes the processor alone is as wide as these are together.
+/// How many reads keep one processor busy, about: so many have a seat at a time, whatever the number of seats.
 const PER_CORE: u32 = 6;
 /// How many objects of a list make up a seat; upstream's figure.
 const OBJECTS_PER_SEAT: usize = 100;
@@ -223,13 +223,11 @@ impl Flow {
         *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
     }
 
-    /// How wide a request is that looks at `objects` of them, at a level that may come to `most` seats. What a list costs is the
-    /// processor: no more large ones run at a time than there are processors, with room for narrow ones beside them.
+    /// How wide a request is that reads `objects` of them, at a level that may come to `most` seats. What reading costs is the
+    /// processor: more at a time than keep it busy would only wait there, where nobody knows whose turn it is. Of large lists no
+    /// more run than there are processors, with room for narrower ones beside them.
     fn width(&self, objects: usize, most: u32) -> u32 {
-        let seats = u32::try_from(objects.div_ceil(OBJECTS_PER_SEAT)).unwrap_or(u32::MAX);
-        if seats <= 1 {
-            return 1;
-        }
+        let seats = u32::try_from(objects.div_ceil(OBJECTS_PER_SEAT)).unwrap_or(u32::MAX).max(1);
         let scale = TOTAL.div_ceil(PER_CORE * self.cores);
         seats.saturating_mul(scale).min(most * 4 / (5 * self.cores)).max(1)
     }
@@ -249,7 +247,13 @@ impl Flow {
             ticket.run(None);
             return (marks, Some(ticket));
         }
-        ticket.width = if info.verb == "list" || info.verb == "watch" { self.width(objects(), graded.bounds.most) } else { 1 };
+        // What streams, asks others or waits for the disk holds a seat without using the processor.
+        ticket.width = match info.verb {
+            "list" => self.width(objects(), graded.bounds.most),
+            "get" if info.is_resource && info.subresource.is_empty() => self.width(1, graded.bounds.most),
+            "watch" => Some(objects()).filter(|count| *count > OBJECTS_PER_SEAT).map_or(1, |count| self.width(count, graded.bounds.most)),
+            _ => 1,
+        };
         let flow = schema.spec.flow(user, info);
         let began = self.start.elapsed();
         let mut bell = None;
@@ -441,11 +445,11 @@ mod tests {
     }
 
     #[test]
-    fn lists_are_as_wide_as_their_objects() {
+    fn reads_are_as_wide_as_their_objects() {
         let flow = Flow { cores: 2, ..Flow::default() };
         let check = |objects, most, expected| assert_eq!(flow.width(objects, most), expected, "{objects} of {most}");
-        check(0, 600, 1);
-        check(100, 600, 1);
+        check(0, 600, 50);
+        check(100, 600, 50);
         check(101, 600, 100);
         check(500, 600, 240);
         check(1_000_000, 600, 240);
