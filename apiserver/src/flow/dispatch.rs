@@ -9,8 +9,11 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// How long a request is taken to last before it has, in seconds; upstream's figure.
+/// How long the first request is taken to last before it has, in seconds; upstream's figure. Later ones are taken to last as long
+/// as those before them did: with too much charged in advance the clock would run ahead, and whoever is new would pay for it.
 const ESTIMATE: f64 = 0.003;
+/// How much of that the newest one tells.
+const WEIGHT: f64 = 0.1;
 /// A request that runs longer than this has been cut off or is stuck in a client that doesn't read: its seats are taken back
 /// when somebody waits for them. More than any request may take.
 const STALLED: Duration = Duration::from_secs(75);
@@ -75,6 +78,8 @@ struct Running {
     queue: usize,
     width: u32,
     began: Duration,
+    /// How long it was taken to last, in seconds.
+    charged: f64,
 }
 
 /// One level's seats and queues.
@@ -90,6 +95,8 @@ pub(super) struct Dispatcher {
     wanted: u32,
     /// The virtual clock, in seconds of seats.
     clock: f64,
+    /// How long requests last, in seconds.
+    usual: f64,
     next: Id,
     /// The most seats that were taken or asked for since somebody looked.
     peak: u32,
@@ -105,6 +112,7 @@ impl Dispatcher {
             seats: 0,
             wanted: 0,
             clock: 0.0,
+            usual: ESTIMATE,
             next: 0,
             peak: 0,
         };
@@ -192,7 +200,9 @@ impl Dispatcher {
         let queue = &mut self.queues[running.queue];
         queue.seats -= running.width;
         // What it really took, in place of the estimate.
-        queue.next += f64::from(running.width) * (now.saturating_sub(running.began).as_secs_f64() - ESTIMATE);
+        let took = now.saturating_sub(running.began).as_secs_f64();
+        queue.next += f64::from(running.width) * (took - running.charged);
+        self.usual += WEIGHT * (took - self.usual);
     }
 
     fn take_back(&mut self, now: Duration) {
@@ -219,9 +229,9 @@ impl Dispatcher {
         let queue = &mut self.queues[at];
         self.clock = self.clock.max(queue.next);
         queue.seats += width;
-        queue.next += f64::from(width) * ESTIMATE;
+        queue.next += f64::from(width) * self.usual;
         self.seats += width;
-        self.running.insert(id, Running { queue: at, width, began: now });
+        self.running.insert(id, Running { queue: at, width, began: now, charged: self.usual });
     }
 
     /// Lets those go on whose turn it is, as long as they find seats.
@@ -230,7 +240,7 @@ impl Dispatcher {
         while self.wanted > 0 {
             let heads = self.queues.iter().enumerate().filter_map(|(at, queue)| {
                 let (id, width) = *queue.waiting.front()?;
-                Some((queue.next + f64::from(width) * ESTIMATE, at, id, width))
+                Some((queue.next + f64::from(width) * self.usual, at, id, width))
             });
             let Some((_, at, id, width)) = heads.min_by(|a, b| a.0.total_cmp(&b.0)) else { break };
             if !self.fits(width) {
