@@ -1,5 +1,8 @@
 //! Service account tokens: JSON web tokens bound to an account, and to a pod or secret where one is named.
 
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
@@ -26,6 +29,37 @@ pub struct Tokens {
     jwk: Value,
     encoding: EncodingKey,
     decoding: DecodingKey,
+    /// What tokens say whose signature was verified: that takes longer than most requests. Whether they still count is
+    /// looked up each time.
+    seen: Mutex<Seen>,
+}
+
+/// How many tokens a generation of [`Seen`] holds.
+const SEEN_KEPT: usize = 256;
+
+/// Tokens that were seen lately, in two generations: when the young one is full, it takes the place of the old one.
+#[derive(Default)]
+struct Seen {
+    young: HashMap<Box<str>, Arc<Value>>,
+    old: HashMap<Box<str>, Arc<Value>>,
+}
+
+impl Seen {
+    fn get(&mut self, token: &str) -> Option<Arc<Value>> {
+        if let Some(claims) = self.young.get(token) {
+            return Some(Arc::clone(claims));
+        }
+        let claims = self.old.remove(token)?;
+        self.put(token, Arc::clone(&claims));
+        Some(claims)
+    }
+
+    fn put(&mut self, token: &str, claims: Arc<Value>) {
+        if self.young.len() >= SEEN_KEPT {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(token.into(), claims);
+    }
 }
 
 /// The key can't be used.
@@ -121,6 +155,7 @@ impl Tokens {
             encoding: EncodingKey::from_ec_pem(key.private_pem.as_bytes())?,
             decoding: DecodingKey::from_ec_pem(key.public_pem.as_bytes())?,
             jwk: jwk(&key.public_pem),
+            seen: Mutex::default(),
         })
     }
 
@@ -161,24 +196,33 @@ impl Tokens {
         json!({"keys": [self.jwk]})
     }
 
-    fn verified<T: serde::de::DeserializeOwned>(&self, token: &str) -> Option<T> {
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn verified(&self, token: &str) -> Option<Arc<Value>> {
+        if let Some(claims) = self.seen().get(token) {
+            return Some(claims);
+        }
         let mut validation = Validation::new(Algorithm::ES256);
         // Times, audiences and issuers are held against what is known here.
         (validation.validate_exp, validation.validate_aud) = (false, false);
         validation.required_spec_claims.clear();
-        jsonwebtoken::decode::<T>(token, &self.decoding, &validation).ok().map(|data| data.claims)
+        let claims = Arc::new(jsonwebtoken::decode::<Value>(token, &self.decoding, &validation).ok()?.claims);
+        self.seen().put(token, Arc::clone(&claims));
+        Some(claims)
     }
 
     /// Who the token shows its bearer to be, for one of `audiences`; `None` when it is no token of this server. The error
     /// says why one of its tokens shows nothing: it is out of date, or what it is bound to is gone.
     pub(crate) async fn authenticate(&self, server: &Server, token: &str, audiences: &[String]) -> Result<Option<Authenticated>, String> {
-        let Some(whole) = self.verified::<Value>(token) else { return Ok(None) };
+        let Some(whole) = self.verified(token) else { return Ok(None) };
         match whole["iss"].as_str() {
             Some(ISSUER) => {}
-            Some(LEGACY_ISSUER) => return legacy(server, token, whole, audiences).await,
+            Some(LEGACY_ISSUER) => return legacy(server, token, &whole, audiences).await,
             _ => return Ok(None),
         }
-        let Ok(claims) = serde_json::from_value::<Claims>(whole) else { return Ok(None) };
+        let Ok(claims) = Claims::deserialize(&*whole) else { return Ok(None) };
         let now = clock::now().as_second();
         if claims.exp <= now {
             return Err("service account token has expired".into());
@@ -221,8 +265,8 @@ fn account(namespace: &str, name: String, uid: String) -> User {
 }
 
 /// Who bears a token that is kept in a Secret: it must still be there.
-async fn legacy(server: &Server, token: &str, claims: Value, audiences: &[String]) -> Result<Option<Authenticated>, String> {
-    let Ok(claims) = serde_json::from_value::<LegacyClaims>(claims) else { return Ok(None) };
+async fn legacy(server: &Server, token: &str, claims: &Value, audiences: &[String]) -> Result<Option<Authenticated>, String> {
+    let Ok(claims) = LegacyClaims::deserialize(claims) else { return Ok(None) };
     let own: Vec<String> = audiences.iter().filter(|a| server.access.audiences().contains(a)).cloned().collect();
     if own.is_empty() {
         return Ok(None);
@@ -273,6 +317,24 @@ fn jwk(public_pem: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn tokens_are_verified_once() {
+        let tokens = Tokens::new(&SigningKey::generate().expect("a key")).expect("tokens");
+        let sign = |name: &str| tokens.sign(Request { namespace: name.into(), seconds: 600, ..Request::default() }).expect("signed");
+        let first = sign("a");
+        let claims = tokens.verified(&first).expect("verified");
+        assert!(Arc::ptr_eq(&claims, &tokens.verified(&first).expect("known")));
+        let (others, signature) = (sign("b"), first.rsplit_once('.').expect("a signature").1);
+        let forged = format!("{}.{signature}", others.rsplit_once('.').expect("a signature").0);
+        assert!(tokens.verified(&forged).is_none() && tokens.verified(&forged).is_none(), "another's signature");
+        let mut seen = Seen::default();
+        for n in 0..3 * SEEN_KEPT {
+            seen.put(&n.to_string(), Arc::clone(&claims));
+            assert!(seen.get("0").is_some(), "what is used stays");
+        }
+        assert!(seen.young.len() + seen.old.len() <= 2 * SEEN_KEPT && seen.get("1").is_none(), "what isn't goes");
+    }
 
     #[test]
     fn others_verify_by_the_published_key() {
