@@ -203,6 +203,8 @@ async fn watch(
                 listed.insert(uid.clone());
                 known.insert(uid, object.metadata.namespace.clone());
                 collector.observe(&resource, &object.metadata);
+                // It may have come after the resources were asked for.
+                tell(&defines);
             }
             Ok(watcher::Event::InitDone) => {
                 known.retain(|uid, namespace| {
