@@ -298,7 +298,14 @@ fn is_unseen(context: &Context, collector: &Collector, claim: &Claim) -> bool {
 
 /// Whether the owner is there; none when its kind isn't known.
 async fn exists(context: &Context, claim: &Claim) -> Result<Option<bool>, Error> {
-    let Some(resource) = context.catalogue.of_kind(&claim.api_version, &claim.kind) else { return Ok(None) };
+    let find = || context.catalogue.of_kind(&claim.api_version, &claim.kind);
+    let mut found = find();
+    if found.is_none() {
+        // Its definition may be newer than the last look at what there is.
+        context.catalogue.refresh().await.map_err(Error::on("asking what resources there are"))?;
+        found = find();
+    }
+    let Some(resource) = found else { return Ok(None) };
     if resource.namespaced && claim.namespace.is_empty() {
         // A cluster-wide object can't be owned by one in a namespace: upstream leaves it alone, too.
         return Ok(None);
