@@ -1,5 +1,7 @@
 //! Who may do what, asked of a server within this process. Issuers and webhooks are little TLS servers on loopback.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,7 +19,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use skiff_apiserver::auth::User;
 use skiff_apiserver::auth::pki::{Authority, SigningKey};
-use skiff_apiserver::dial::Unreachable;
 use skiff_apiserver::http::body::full;
 use skiff_apiserver::http::serve;
 use skiff_apiserver::options::Options;
@@ -44,17 +45,8 @@ impl Api {
 
     async fn over(options: Options, store: Arc<dyn Store>) -> Self {
         let stop = CancellationToken::new();
-        let authority = Authority::generate().expect("an authority");
-        let config = Config {
-            store,
-            authority: authority.clone(),
-            signing_key: SigningKey::generate().expect("a key"),
-            service_cidr: "10.96.0.0/16".into(),
-            advertise: (IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
-            dialer: Arc::new(Unreachable),
-            options,
-            build: "test".into(),
-        };
+        let config = Config { options, ..common::config(store) };
+        let authority = config.authority.clone();
         let server = Server::start(config, stop.clone()).await.expect("a server");
         Self { server, authority, stop: stop.clone(), _guard: stop.drop_guard() }
     }

@@ -1,5 +1,7 @@
 //! Webhooks and policies, asked by a server within this process. The webhook is a little TLS server on loopback.
 
+mod common;
+
 use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex};
@@ -14,10 +16,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 use skiff_apiserver::auth::User;
-use skiff_apiserver::auth::pki::{Authority, SigningKey};
-use skiff_apiserver::dial::Unreachable;
+use skiff_apiserver::auth::pki::Authority;
 use skiff_apiserver::http::body::full;
-use skiff_apiserver::{Config, Server};
+use skiff_apiserver::Server;
 use skiff_store::Memory;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -34,16 +35,7 @@ type Answer = (u16, Value, Vec<String>);
 impl Api {
     async fn start() -> Self {
         let stop = CancellationToken::new();
-        let config = Config {
-            store: Arc::new(Memory::new()),
-            authority: Authority::generate().expect("an authority"),
-            signing_key: SigningKey::generate().expect("a key"),
-            service_cidr: "10.96.0.0/16".into(),
-            advertise: (IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
-            dialer: Arc::new(Unreachable),
-            options: Default::default(),
-            build: "test".into(),
-        };
+        let config = common::config(Arc::new(Memory::new()));
         let server = Server::start(config, stop.clone()).await.expect("a server");
         let api = Self { server, _stop: stop.drop_guard() };
         let account = json!({"metadata": {"name": "default"}});

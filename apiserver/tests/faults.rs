@@ -1,7 +1,8 @@
 //! etcd stops, or dies, beneath a server: what needs it is refused in time, what doesn't is answered, watches go on, and
 //! everything heals by itself. Only where etcd's binary is.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod common;
+
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +12,8 @@ use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use skiff_apiserver::auth::User;
-use skiff_apiserver::auth::pki::{Authority, SigningKey};
-use skiff_apiserver::dial::Unreachable;
 use skiff_apiserver::http::body::{Body, full};
-use skiff_apiserver::{Config, Server};
+use skiff_apiserver::Server;
 use skiff_store::Etcd;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -161,16 +160,7 @@ async fn a_server_outlives_its_etcd() {
     let Some((mut etcd, store)) = OwnEtcd::start().await else { return };
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
-    let config = Config {
-        store: Arc::new(store),
-        authority: Authority::generate().expect("an authority"),
-        signing_key: SigningKey::generate().expect("a key"),
-        service_cidr: "10.96.0.0/16".into(),
-        advertise: (IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
-        dialer: Arc::new(Unreachable),
-        options: Default::default(),
-        build: "test".into(),
-    };
+    let config = common::config(Arc::new(store));
     let api = Api(Server::start(config, stop).await.expect("a server"));
     api.heals("first").await;
     let (_, list) = api.ask(Method::GET, MAPS, &Value::Null).await;

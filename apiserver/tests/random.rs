@@ -1,7 +1,8 @@
 //! Requests of every sort, most of them nonsense, to a server within this process: each is answered by a `Status` (or by
 //! upstream's plain text where there is no resource), none makes it panic.
 
-use std::net::{IpAddr, Ipv4Addr};
+mod common;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,10 +12,8 @@ use serde_json::Value;
 use skiff_api::random::{self, below};
 use skiff_api::resource::{Resource, catalogue};
 use skiff_apiserver::auth::User;
-use skiff_apiserver::auth::pki::{Authority, SigningKey};
-use skiff_apiserver::dial::Unreachable;
 use skiff_apiserver::http::body::full;
-use skiff_apiserver::{Config, Server};
+use skiff_apiserver::Server;
 use skiff_store::Memory;
 use tokio_util::sync::CancellationToken;
 
@@ -129,16 +128,7 @@ fn request(resource: &Resource) -> Option<Request<skiff_apiserver::http::body::B
 async fn any_request_has_an_answer() {
     let stop = CancellationToken::new();
     let _stop = stop.clone().drop_guard();
-    let config = Config {
-        store: Arc::new(Memory::new()),
-        authority: Authority::generate().expect("an authority"),
-        signing_key: SigningKey::generate().expect("a key"),
-        service_cidr: "10.96.0.0/16".into(),
-        advertise: (IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
-        dialer: Arc::new(Unreachable),
-        options: Default::default(),
-        build: "test".into(),
-    };
+    let config = common::config(Arc::new(Memory::new()));
     let server = Server::start(config, stop).await.expect("a server");
     random::seed(0x5eed);
     let mut faults = Vec::new();

@@ -1,7 +1,8 @@
 //! What goes over the wire: protobuf, WebSockets, and servers behind this one.
 
+mod common;
+
 use std::convert::Infallible;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use base64::Engine;
@@ -16,10 +17,9 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use skiff_api::protobuf;
 use skiff_apiserver::auth::User;
-use skiff_apiserver::auth::pki::{Authority, SigningKey};
-use skiff_apiserver::dial::Unreachable;
+use skiff_apiserver::auth::pki::Authority;
 use skiff_apiserver::http::body::{Body, full};
-use skiff_apiserver::{Config, Server};
+use skiff_apiserver::Server;
 use skiff_store::{Guard, Memory, Store};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -39,16 +39,7 @@ impl Api {
     async fn start() -> Self {
         let stop = CancellationToken::new();
         let store = Arc::new(Memory::new());
-        let config = Config {
-            store: Arc::clone(&store) as Arc<dyn Store>,
-            authority: Authority::generate().expect("an authority"),
-            signing_key: SigningKey::generate().expect("a key"),
-            service_cidr: "10.96.0.0/16".into(),
-            advertise: (IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
-            dialer: Arc::new(Unreachable),
-            options: Default::default(),
-            build: "test".into(),
-        };
+        let config = common::config(Arc::clone(&store) as Arc<dyn Store>);
         let server = Server::start(config, stop.clone()).await.expect("a server");
         Self { server, store, _stop: stop.drop_guard() }
     }

@@ -4,6 +4,7 @@
 use serde_json::Value;
 
 use super::{Error, MAX_OPERATIONS};
+use crate::schema::shown_value;
 
 /// How many bytes all copies of a patch may add; upstream's figure.
 const MAX_COPIED: usize = 3 * 1024 * 1024;
@@ -14,16 +15,16 @@ const BAD_INDEX: &str = "invalid index referenced";
 /// Applies a JSON patch. After an error the target is as it was.
 pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Error> {
     let undecodable = |what: &str, of: &str| Error::BadRequest(format!("error decoding patch: json: cannot unmarshal {what} into Go {of}"));
-    let Some(operations) = patch.as_array() else { return Err(undecodable(go_kind(patch), "value of type []handlers.jsonPatchOp")) };
+    let Some(operations) = patch.as_array() else { return Err(undecodable(shown_value(patch), "value of type []handlers.jsonPatchOp")) };
     if operations.len() > MAX_OPERATIONS {
         let words = format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", operations.len());
         return Err(Error::TooLarge(words));
     }
     for operation in operations {
-        let Some(members) = operation.as_object() else { return Err(undecodable(go_kind(operation), "value of type handlers.jsonPatchOp")) };
+        let Some(members) = operation.as_object() else { return Err(undecodable(shown_value(operation), "value of type handlers.jsonPatchOp")) };
         let wrong = ["op", "path", "from"].into_iter().find_map(|name| Some((name, members.get(name).filter(|m| !m.is_string() && !m.is_null())?)));
         if let Some((name, member)) = wrong {
-            return Err(undecodable(go_kind(member), &format!("struct field jsonPatchOp.{name} of type string")));
+            return Err(undecodable(shown_value(member), &format!("struct field jsonPatchOp.{name} of type string")));
         }
     }
     let mut document = target.clone();
@@ -33,17 +34,6 @@ pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Error> {
     }
     *target = document;
     Ok(())
-}
-
-fn go_kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "bool",
-        Value::Number(_) => "number",
-        Value::String(_) => "string",
-        Value::Array(_) => "array",
-        Value::Object(_) => "object",
-    }
 }
 
 fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<(), String> {

@@ -8,6 +8,8 @@ mod crd;
 mod golang;
 mod prune;
 
+pub(crate) use prune::shown_value;
+
 use std::borrow::Cow;
 use std::ops::Deref;
 

@@ -335,7 +335,7 @@ fn is_int32(number: &serde_json::Number) -> bool {
 }
 
 /// Go's word for a JSON value.
-fn shown_value(value: &Value) -> &'static str {
+pub(crate) fn shown_value(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

@@ -1,6 +1,5 @@
 //! A server within this process, and requests to it.
 
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,10 +9,8 @@ use serde_json::{Value, json};
 use skiff_api::resource::Resource;
 use skiff_api::value::text;
 use skiff_apiserver::auth::User;
-use skiff_apiserver::auth::pki::{Authority, SigningKey};
-use skiff_apiserver::dial::Unreachable;
 use skiff_apiserver::http::body::full;
-use skiff_apiserver::{Config, Server};
+use skiff_apiserver::Server;
 use skiff_store::{Guard, Memory, Store};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -86,16 +83,7 @@ pub struct Api {
 impl Api {
     pub async fn start() -> Self {
         let (stop, store) = (CancellationToken::new(), Arc::new(Memory::new()));
-        let config = Config {
-            store: store.clone(),
-            authority: Authority::generate().expect("an authority"),
-            signing_key: SigningKey::generate().expect("a key"),
-            service_cidr: "10.96.0.0/16".into(),
-            advertise: (IpAddr::V4(Ipv4Addr::LOCALHOST), 6443),
-            dialer: Arc::new(Unreachable),
-            options: Default::default(),
-            build: "test".into(),
-        };
+        let config = crate::common::config(store.clone());
         let server = Server::start(config, stop.clone()).await.expect("a server");
         let api = Self { server, store, _stop: stop.drop_guard() };
         api.account("default").await;

@@ -2,6 +2,8 @@
 //! code, headers, `Status`, stored object and table cells are compared. What differs on purpose stands in [`KNOWN`].
 
 mod api;
+#[path = "../common/mod.rs"]
+mod common;
 mod compare;
 
 use std::collections::{BTreeMap, HashMap};
