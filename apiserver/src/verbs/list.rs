@@ -20,7 +20,7 @@ use crate::http::query::Query;
 /// How many entries of the store are looked through at a time for a filtered page.
 const SCAN: usize = 1_000;
 /// How long a reader waits for a revision that is yet to come.
-const FUTURE_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const FUTURE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where a list goes on: upstream's token, base64 of JSON.
 #[derive(Debug, Deserialize, Serialize)]
