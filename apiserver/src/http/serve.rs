@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::turns::{Lines, Place};
 use crate::audit;
 use crate::auth::pki::Pair;
 use crate::auth::{FromProxy, Peer};
@@ -83,6 +84,7 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::
     let acceptor = TlsAcceptor::from(tls);
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let lines = Lines::new();
     let next = async || {
         // Never closed.
         let place = Arc::clone(&places).acquire_owned().await.ok();
@@ -99,9 +101,10 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::
             }
         };
         let (server, acceptor, stop) = (Arc::clone(&server), acceptor.clone(), stop.clone());
-        connections.spawn(async move {
-            let _place = place;
-            if let Err(error) = connection(server, stream, address, acceptor, stop).await {
+        let (line, open) = (Place::new(&lines), connections.token());
+        line.clone().spawn(async move {
+            let _open = (place, open);
+            if let Err(error) = connection(server, stream, address, acceptor, line, stop).await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -115,15 +118,18 @@ async fn connection(
     stream: TcpStream,
     address: SocketAddr,
     acceptor: TlsAcceptor,
+    line: Place,
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     let stream = Stalling { stream, deadline: None };
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let peer = Arc::new(stream.get_ref().1.peer_certificates().and_then(|chain| server.access.peer(chain)));
+    let executor = line.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, peer) = (Arc::clone(&server), Arc::clone(&peer));
         request.extensions_mut().insert(audit::Source(address.ip()));
+        request.extensions_mut().insert(line.clone());
         let user = match peer.as_ref() {
             Some(Peer::User(user)) => Some(user.clone()),
             Some(Peer::Proxy) => request.extensions_mut().insert(FromProxy).and(None),
@@ -131,7 +137,7 @@ async fn connection(
         };
         async move { Ok::<_, Infallible>(server.handle(request, user).await) }
     });
-    let mut builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(executor);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
     builder
         .http2()
