@@ -7,6 +7,8 @@ mod managed;
 mod set;
 mod walk;
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -110,7 +112,8 @@ pub fn apply(
     // What kubectl once applied on the client's side it may take over, as long as nobody changed it since.
     let old = live.filter(|_| manager.name == "kubectl").and_then(|live| last_applied(schema, live, manager));
     let Some(old) = old else { return result };
-    let foreign: Vec<Conflict> = conflicts.iter().filter(|c| !old.paths().iter().any(|p| set::shown(p) == c.field)).cloned().collect();
+    let own: HashSet<String> = old.paths().iter().map(|path| set::shown(path)).collect();
+    let foreign: Vec<Conflict> = conflicts.iter().filter(|c| !own.contains(&c.field)).cloned().collect();
     if !foreign.is_empty() {
         return Err(Error::Conflicts(foreign));
     }
