@@ -121,7 +121,7 @@ impl ResourceCache {
     /// Ends the watches once they have seen everything.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.ring();
+        self.bell.send_modify(|_| ());
     }
 
     /// Whether nothing more comes.
@@ -154,18 +154,13 @@ impl ResourceCache {
     pub(super) fn reset(&self, entries: Vec<Entry>, since: Revision) {
         let objects = entries.into_iter().filter_map(|entry| self.read_entry(entry)).map(|o| (Arc::clone(&o.key), Arc::new(o))).collect();
         self.write(|state| *state = State { objects, since, newest: since, ..State::default() });
-        self.ring();
+        self.bell.send_replace(since);
     }
 
     /// Reads what the store has of an object; what can't be read is said in the log.
     pub(super) fn read_entry(&self, entry: Entry) -> Option<Object> {
         let key = Arc::clone(&entry.key);
         self.read(entry.key, entry.modified, entry.value).inspect_err(|error| tracing::error!(%key, %error, "stored object is unreadable")).ok()
-    }
-
-    /// Wakes the watches.
-    pub(super) fn ring(&self) {
-        self.bell.send_modify(|_| ());
     }
 
     /// Takes in a change. An object that can't be read is treated as gone, and said in the log.
