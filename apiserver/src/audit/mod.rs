@@ -93,7 +93,7 @@ impl Auditor {
     pub fn open(options: &Options, webhooks: &Arc<Webhooks>, counters: Arc<Counters>) -> Result<Self, Error> {
         let flag = "audit-policy-file";
         let policy = match &options.audit_policy_file {
-            Some(path) => Some(serde_json::from_value(auth::yaml(flag, path, "Policy")?).map_err(|e| Error::new(flag, e))?),
+            Some(path) => Some(Policy::read(auth::yaml(flag, path, "Policy")?).map_err(|e| Error::new(flag, e))?),
             None => None,
         };
         let sinks = if policy.is_some() { Sink::open(options, webhooks, &counters)? } else { Vec::new() };
@@ -221,9 +221,12 @@ impl Record {
         self.sinks.iter().for_each(|sink| sink.tell(&event, &self.counters));
     }
 
-    /// The user acts as another.
-    pub fn impersonates(&self, user: &User) {
+    /// The user acts as another, by this verb where it is one that constrains.
+    pub fn impersonates(&self, user: &User, constraint: Option<String>) {
         self.set("impersonatedUser", user_info(user));
+        if let Some(verb) = constraint {
+            self.set("authenticationMetadata", json!({"impersonationConstraint": verb}));
+        }
     }
 
     /// What was sent: an object, options or a patch.
@@ -255,6 +258,8 @@ impl Record {
         let code = reply.status().as_u16();
         self.set("responseStatus", response_status(code, refused));
         if panicked {
+            let message = format!("APIServer panic'd: {}", refused.map_or("", |status| &status.message));
+            self.set("responseStatus", json!({"metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500}));
             self.tell(Stage::Panic, clock::now(), notes);
             return reply;
         }

@@ -29,6 +29,8 @@ pub(crate) use secrets::run as fill_secrets;
 /// The group of those who may do anything.
 pub const MASTERS: &str = "system:masters";
 const AUTHENTICATED: &str = "system:authenticated";
+const UNAUTHENTICATED: &str = "system:unauthenticated";
+const ANONYMOUS: &str = "system:anonymous";
 const NODES: &str = "system:nodes";
 
 /// Who asks.
@@ -45,16 +47,18 @@ pub struct User {
 }
 
 impl User {
-    /// A user that has shown who they are.
+    /// A user that has shown who they are. Who is said (by a proxy, or a webhook) to be nobody known stays that.
     pub fn new(name: impl Into<String>, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        let mut groups: Vec<String> = groups.into_iter().map(Into::into).collect();
-        groups.push(AUTHENTICATED.into());
-        Self { name: name.into(), groups, ..Self::default() }
+        let mut user = Self { name: name.into(), groups: groups.into_iter().map(Into::into).collect(), ..Self::default() };
+        if user.name != ANONYMOUS && !user.in_group(AUTHENTICATED) && !user.in_group(UNAUTHENTICATED) {
+            user.groups.push(AUTHENTICATED.into());
+        }
+        user
     }
 
     /// Nobody known.
     pub fn anonymous() -> Self {
-        Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() }
+        Self::new(ANONYMOUS, [UNAUTHENTICATED])
     }
 
     /// Whether the user is in the group.
