@@ -67,9 +67,9 @@ pub(crate) enum Error {
         /// What went wrong.
         why: String,
     },
-    /// The webhook refused.
-    #[error("{0}")]
-    Refused(String),
+    /// The webhook refused, with this code and in these words.
+    #[error("{1}")]
+    Refused(u16, String),
     /// The answer is no JSON.
     #[error("{0}")]
     Answer(String),
@@ -163,7 +163,7 @@ impl Webhooks {
         };
         let (status, answer) = tokio::time::timeout(timeout, exchange).await.map_err(|_| failed("context deadline exceeded".into()))??;
         if !(StatusCode::OK..=StatusCode::PARTIAL_CONTENT).contains(&status) {
-            return Err(Error::Refused(refusal(status, &String::from_utf8_lossy(&answer))));
+            return Err(Error::Refused(status.as_u16(), refusal(status, &String::from_utf8_lossy(&answer))));
         }
         serde_json::from_slice(&answer).map_err(|e| Error::Answer(format!("couldn't get version/kind; json parse error: {e}")))
     }

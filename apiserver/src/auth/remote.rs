@@ -63,7 +63,8 @@ async fn ask(webhooks: &Webhooks, config: &ClientConfig, body: &Value, timeout: 
     let mut wait = FIRST_WAIT;
     for _ in 1..TRIES {
         match webhooks.call(config, body, timeout).await {
-            Err(error @ webhook::Error::Unreachable { .. }) => tracing::debug!(%error, "asking again"),
+            // One that is overtaxed or just starting again may answer soon.
+            Err(error @ (webhook::Error::Unreachable { .. } | webhook::Error::Refused(429 | 500 | 504, _))) => tracing::debug!(%error, "asking again"),
             answered => return answered,
         }
         tokio::time::sleep(wait).await;
@@ -177,6 +178,10 @@ impl AccessWebhook {
         if kind != "KubeConfigFile" {
             return Err(Error::new(flag, format!("connectionInfo.type {kind:?} is not supported")));
         }
+        let version = text(config, &["subjectAccessReviewVersion"]);
+        if !matches!(version, "v1" | "v1beta1") {
+            return Err(Error::new(flag, format!("subjectAccessReviewVersion {version:?} must be v1 or v1beta1")));
+        }
         let on_failure = match text(config, &["failurePolicy"]) {
             "NoOpinion" => Verdict::NoOpinion,
             "Deny" => Verdict::Deny,
@@ -184,7 +189,7 @@ impl AccessWebhook {
         };
         Ok(Self {
             config: files::kubeconfig(flag, text(config, &["connectionInfo", "kubeConfigFile"]).as_ref())?,
-            version: text(config, &["subjectAccessReviewVersion"]).to_owned(),
+            version: version.to_owned(),
             timeout: duration("timeout", 30)?,
             authorized_ttl: duration("authorizedTTL", 300)?,
             unauthorized_ttl: duration("unauthorizedTTL", 30)?,
