@@ -1,6 +1,7 @@
 //! Who is asked who asks, and who is asked whether they may: put together from the options at the start.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine;
@@ -75,8 +76,8 @@ pub(crate) struct Access {
     authorizers: Vec<Authorizer>,
     /// The audiences that tokens for this server have.
     audiences: Vec<String>,
-    /// The authority of client certificates, PEM.
-    authority: String,
+    /// The authorities of client certificates, PEM: the cluster's own, and those of `--client-ca-file`.
+    authorities: String,
 }
 
 fn or_default(given: &[String], default: &str) -> Vec<String> {
@@ -92,14 +93,21 @@ fn verifier(pem: &str) -> Result<Arc<dyn ClientCertVerifier>, String> {
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().map(|v| v as _).map_err(|e| e.to_string())
 }
 
+/// The certificates in a file, PEM: there must be one.
+fn certificates(flag: &'static str, path: Option<&Path>) -> Result<Option<String>, Error> {
+    let Some(path) = path else { return Ok(None) };
+    let pem = String::from_utf8(files::bytes(flag, path)?).map_err(|e| Error::new(flag, e))?;
+    verifier(&pem).map_err(|e| Error::new(flag, format!("{}: {e}", path.display())))?;
+    Ok(Some(pem))
+}
+
 impl FrontProxy {
-    fn of_flags(options: &Options, authority: &Authority) -> Result<Option<Self>, Error> {
+    fn of_flags(options: &Options, clients: &str) -> Result<Option<Self>, Error> {
         let flag = "requestheader-client-ca-file";
-        let Some(path) = &options.requestheader_client_ca_file else { return Ok(None) };
-        let authorities = String::from_utf8(files::bytes(flag, path)?).map_err(|e| Error::new(flag, e))?;
+        let Some(authorities) = certificates(flag, options.requestheader_client_ca_file.as_deref())? else { return Ok(None) };
         Ok(Some(Self {
             verifier: verifier(&authorities).map_err(|e| Error::new(flag, e))?,
-            clients: verifier(&authority.pair.certificate).map_err(|e| Error::new(flag, e))?,
+            clients: verifier(clients).map_err(|e| Error::new(flag, e))?,
             authorities,
             names: options.requestheader_allowed_names.clone(),
             user: or_default(&options.requestheader_username_headers, "X-Remote-User"),
@@ -121,8 +129,8 @@ impl FrontProxy {
 }
 
 /// What else headers with these beginnings say of a user; keys are lower-case and may be percent-encoded.
-pub(super) fn extra(headers: &HeaderMap, prefixes: &[String]) -> std::collections::BTreeMap<String, Vec<String>> {
-    let mut extra: std::collections::BTreeMap<String, Vec<String>> = Default::default();
+pub(super) fn extra(headers: &HeaderMap, prefixes: &[String]) -> BTreeMap<String, Vec<String>> {
+    let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in headers {
         let key = prefixes.iter().find_map(|prefix| name.as_str().strip_prefix(&prefix.to_ascii_lowercase()));
         if let (Some(key), Ok(value)) = (key, value.to_str()) {
@@ -176,15 +184,17 @@ impl Access {
             tracing::warn!("anonymous requests are not served: the authorizer AlwaysAllow would allow them everything");
             anonymous.0 = false;
         }
+        let more = certificates("client-ca-file", options.client_ca_file.as_deref())?;
+        let authorities = [Some(authority.pair.certificate.clone()), more].into_iter().flatten().collect::<Vec<_>>().join("\n");
         Ok(Self {
             tokens,
             issuers,
             webhook: TokenWebhook::of_flags(options)?,
-            proxy: FrontProxy::of_flags(options, authority)?,
+            proxy: FrontProxy::of_flags(options, &authorities)?,
             anonymous,
             authorizers: authorizers(options)?,
             audiences: or_default(&options.api_audiences, ISSUER),
-            authority: authority.pair.certificate.clone(),
+            authorities,
         })
     }
 
@@ -193,9 +203,14 @@ impl Access {
         &self.audiences
     }
 
-    /// The authorities whose clients may connect, PEM.
+    /// The authorities of clients' certificates, PEM.
+    pub fn authorities(&self) -> &str {
+        &self.authorities
+    }
+
+    /// The authorities whose clients may connect, be they users or front proxies, PEM.
     pub fn client_authorities(&self) -> String {
-        format!("{}\n{}", self.authority, self.proxy.as_ref().map_or("", |p| &p.authorities))
+        format!("{}\n{}", self.authorities, self.proxy.as_ref().map_or("", |p| &p.authorities))
     }
 
     /// Who a verified chain of certificates shows a client to be.
