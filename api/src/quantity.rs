@@ -76,19 +76,9 @@ impl Quantity {
         Ok(Self { nanos: if negative { -nanos } else { nanos }, format })
     }
 
-    /// So many thousandths.
-    pub fn from_milli(milli: i64) -> Self {
-        Self { nanos: i128::from(milli) * 1_000_000, format: Format::DecimalSi }
-    }
-
     /// So many whole units, printed with decimal suffixes.
     pub fn from_value(value: i64) -> Self {
         Self { nanos: i128::from(value) * NANOS, format: Format::DecimalSi }
-    }
-
-    /// So many bytes, printed with binary suffixes.
-    pub fn from_bytes(bytes: i64) -> Self {
-        Self { nanos: i128::from(bytes) * NANOS, format: Format::BinarySi }
     }
 
     /// The amount in thousandths, rounded up (away from zero).
