@@ -150,9 +150,9 @@ async fn reconcile(context: Arc<Context>, quota: Arc<ResourceQuota>, settled: Ar
 
 /// What there is of all that the quota limits.
 async fn count(context: &Context, quota: &ResourceQuota) -> Result<Resources, Error> {
-    let hard = quota.spec.iter().filter_map(|spec| spec.hard.as_ref()).flatten().map(|(name, _)| name);
+    let hard = quota.spec.as_ref().and_then(|spec| spec.hard.clone()).unwrap_or_default();
     let value = json(quota);
-    let mut used: Resources = hard.clone().map(|name| (name.clone(), Quantity::ZERO)).collect();
+    let mut used: Resources = hard.keys().map(|name| (name.clone(), Quantity::ZERO)).collect();
     let namespace = By::Namespace(quota.metadata.namespace.clone().unwrap_or_default());
     let mut add = |plural: &str, objects: Vec<Value>| {
         for object in objects.iter().filter(|object| quota::matches(&value, "", plural, object)) {
@@ -163,7 +163,7 @@ async fn count(context: &Context, quota: &ResourceQuota) -> Result<Resources, Er
     add("pods", kinds.pods.find(&namespace).iter().map(|o| json(&**o)).collect());
     add("services", kinds.services.find(&namespace).iter().map(|o| json(&**o)).collect());
     add("persistentvolumeclaims", kinds.volume_claims.find(&namespace).iter().map(|o| json(&**o)).collect());
-    used.extend(counted(context, quota, hard).await?);
+    used.extend(counted(context, quota, hard.keys()).await?);
     Ok(used)
 }
 

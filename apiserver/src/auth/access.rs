@@ -3,9 +3,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use rustls::RootCertStore;
@@ -16,6 +18,8 @@ use rustls::server::danger::ClientCertVerifier;
 use serde_json::Value;
 use skiff_api::value::{at, items, text};
 use skiff_api::{Status, clock};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::Semaphore;
 
 use super::jwt::Issuer;
 use super::pki::{Authority, user_of};
@@ -25,6 +29,9 @@ use super::{Attributes, Authenticated, Decision, MASTERS, User, Verdict, bootstr
 use crate::options::{Error, Options};
 use crate::server::Server;
 
+/// How long an expression waits for an authorization webhook, and how many do at a time.
+const PATIENCE: Duration = Duration::from_secs(10);
+const WAITING: usize = 16;
 /// What a token goes by among the subprotocols of a WebSocket, for browsers can't set other headers.
 const WEBSOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 
@@ -74,6 +81,8 @@ pub(crate) struct Access {
     /// Whether those without credentials are served, and on which paths; no paths for all.
     anonymous: (bool, Vec<String>),
     authorizers: Vec<Authorizer>,
+    /// Places for those who hold up a thread until an authorizer answers.
+    waiting: Semaphore,
     /// The audiences that tokens for this server have.
     audiences: Vec<String>,
     /// The authorities of client certificates, PEM: the cluster's own, and those of `--client-ca-file`.
@@ -193,6 +202,7 @@ impl Access {
             proxy: FrontProxy::of_flags(options, &authorities)?,
             anonymous,
             authorizers: authorizers(options)?,
+            waiting: Semaphore::new(WAITING),
             audiences: or_default(&options.api_audiences, ISSUER),
             authorities,
         })
@@ -219,7 +229,7 @@ impl Access {
         let user = user_of(leaf);
         let Some(proxy) = &self.proxy else { return user.map(Peer::User) };
         let seconds = u64::try_from(clock::now().as_second()).unwrap_or(0);
-        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let named = || proxy.names.is_empty() || user.as_ref().is_some_and(|u| proxy.names.contains(&u.name));
         if proxy.verifier.verify_client_cert(leaf, between, now).is_ok() && named() {
             return Some(Peer::Proxy);
@@ -369,21 +379,22 @@ pub(crate) async fn decide(server: &Server, user: &User, a: &Attributes<'_>) -> 
     Decision { verdict: Verdict::NoOpinion, reason: joined(reasons, "\n"), error: joined(errors, ", ") }
 }
 
-/// The same for those who can't wait: where a webhook is asked, this thread waits for it.
+/// The same for those who can't wait, as expressions. Where a webhook is asked, this thread waits for it; how many do so, and how
+/// long, is bounded, for they are taken from all other requests.
 pub(crate) fn decide_now(server: &Server, user: &User, a: &Attributes<'_>) -> Decision {
-    use futures::FutureExt;
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    let here = || decide(server, user, a).now_or_never();
+    let unknown = |why: &str| Decision { error: why.to_owned(), ..Decision::no_opinion("") };
     if server.access.decides_here()
-        && let Some(decision) = here()
+        && let Some(decision) = decide(server, user, a).now_or_never()
     {
         return decision;
     }
     let handle = Handle::current();
     if handle.runtime_flavor() == RuntimeFlavor::CurrentThread {
-        return Decision { error: "no authorization webhook can be asked from here".into(), ..Decision::no_opinion("") };
+        return unknown("no authorization webhook can be asked from here");
     }
-    tokio::task::block_in_place(|| handle.block_on(decide(server, user, a)))
+    let Ok(_place) = server.access.waiting.try_acquire() else { return unknown("too many expressions wait for the authorization webhook") };
+    let decided = tokio::task::block_in_place(|| handle.block_on(tokio::time::timeout(PATIENCE, decide(server, user, a))));
+    decided.unwrap_or_else(|_| unknown("the authorization webhook didn't answer in time"))
 }
 
 /// Whose rules a review can't list, and why: upstream's words.
