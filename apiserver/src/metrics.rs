@@ -193,7 +193,7 @@ impl Metrics {
     /// A request begins. `apply` says whether it is a server-side apply.
     pub(crate) fn begin(&self, info: &RequestInfo, dry_run: bool, apply: bool, long: bool) -> Timer {
         let verb = match info.verb {
-            "get" if long => "CONNECT",
+            "get" if long && info.subresource != "log" => "CONNECT",
             "get" | "head" => "GET",
             "list" => "LIST",
             "watch" => "WATCH",

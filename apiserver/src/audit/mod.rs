@@ -19,9 +19,10 @@ use skiff_api::{Status, clock, protobuf, random};
 use crate::auth::{self, User};
 use crate::http::body::{Body, Reply, full};
 use crate::http::info::RequestInfo;
+use crate::http::limits::long_running;
 use crate::metrics;
 use crate::options::{Error, Options};
-use crate::subresources::{streams, user_info};
+use crate::subresources::user_info;
 use crate::verbs::Notes;
 use crate::webhook::Webhooks;
 use policy::{Judgement, Level, Policy, Stage};
@@ -108,7 +109,7 @@ impl Auditor {
         }
         let received = clock::now();
         let event = event(parts, info, user, id, judgement.level, received);
-        let record = Record { judgement, lasts: lasts(info), event: Mutex::new(event), sinks: Arc::clone(&self.sinks), counters: Arc::clone(&self.counters) };
+        let record = Record { judgement, lasts: long_running(info), event: Mutex::new(event), sinks: Arc::clone(&self.sinks), counters: Arc::clone(&self.counters) };
         if user.is_some() {
             record.tell(Stage::RequestReceived, received, &Notes::default());
         }
@@ -126,11 +127,6 @@ impl Auditor {
         record.set("responseStatus", status);
         record.tell(Stage::ResponseStarted, clock::now(), &Notes::default());
     }
-}
-
-/// Whether the answer lasts, so that its beginning is told too.
-fn lasts(info: &RequestInfo) -> bool {
-    info.verb == "watch" || (info.is_resource && streams(info))
 }
 
 fn micro(at: Timestamp) -> Value {
@@ -188,6 +184,7 @@ fn sources(headers: &HeaderMap, source: Option<&Source>) -> Vec<String> {
 #[derive(Debug)]
 pub(crate) struct Record {
     judgement: Judgement,
+    /// Whether the answer lasts, so that its beginning is told too.
     lasts: bool,
     event: Mutex<Map<String, Value>>,
     sinks: Arc<Vec<Sink>>,

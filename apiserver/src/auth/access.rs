@@ -25,7 +25,7 @@ use super::jwt::Issuer;
 use super::pki::{Authority, user_of};
 use super::remote::{AccessWebhook, TokenWebhook};
 use super::tokens::ISSUER;
-use super::{Attributes, Authenticated, Decision, MASTERS, User, Verdict, bootstrap, files, node, rbac};
+use super::{Attributes, Authenticated, Decision, MASTERS, User, Verdict, bootstrap, files, node, rbac, said};
 use crate::options::{Error, Options};
 use crate::server::Server;
 
@@ -128,8 +128,8 @@ impl FrontProxy {
 
     /// Who the headers say asks.
     fn user(&self, headers: &HeaderMap) -> Option<User> {
-        let first = |names: &[String]| names.iter().find_map(|n| headers.get(n)?.to_str().ok().filter(|v| !v.is_empty())).map(str::to_owned);
-        let groups = self.group.iter().flat_map(|n| headers.get_all(n)).filter_map(|v| v.to_str().ok());
+        let first = |names: &[String]| names.iter().find_map(|n| headers.get(n).map(said).filter(|v| !v.is_empty()));
+        let groups = self.group.iter().flat_map(|n| headers.get_all(n)).map(said);
         let mut user = User::new(first(&self.user)?, groups);
         user.uid = first(&self.uid).unwrap_or_default();
         user.extra = extra(headers, &self.extra);
@@ -142,11 +142,11 @@ pub(super) fn extra(headers: &HeaderMap, prefixes: &[String]) -> BTreeMap<String
     let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in headers {
         let key = prefixes.iter().find_map(|prefix| name.as_str().strip_prefix(&prefix.to_ascii_lowercase()));
-        if let (Some(key), Ok(value)) = (key, value.to_str()) {
+        if let Some(key) = key {
             // A plus is itself here.
             let escaped = key.replace('+', "%2B");
             let key = form_urlencoded::parse(escaped.as_bytes()).next().map_or_else(|| key.to_owned(), |(key, _)| key.into_owned());
-            extra.entry(key).or_default().push(value.to_owned());
+            extra.entry(key).or_default().push(said(value));
         }
     }
     extra

@@ -5,7 +5,7 @@ use http::HeaderMap;
 use http::header::HeaderName;
 use skiff_api::{Status, names};
 
-use super::{ANONYMOUS, AUTHENTICATED, Attributes, Decision, MASTERS, NODES, UNAUTHENTICATED, User, access, authorize, refusal};
+use super::{ANONYMOUS, AUTHENTICATED, Attributes, Decision, MASTERS, NODES, UNAUTHENTICATED, User, access, authorize, refusal, said};
 use crate::http::info::RequestInfo;
 use crate::server::Server;
 
@@ -166,8 +166,8 @@ impl Check {
 
 /// Whom the headers ask for, as they say it; `None` when they ask for nobody.
 fn wanted(headers: &HeaderMap) -> Result<Option<User>, Status> {
-    let text = |name: &'static str| headers.get(HeaderName::from_static(name)).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned();
-    let groups: Vec<String> = headers.get_all("impersonate-group").iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
+    let text = |name: &'static str| headers.get(HeaderName::from_static(name)).map(said).unwrap_or_default();
+    let groups: Vec<String> = headers.get_all("impersonate-group").iter().map(said).collect();
     let wanted = User { name: text("impersonate-user"), uid: text("impersonate-uid"), groups, extra: access::extra(headers, &[EXTRA.to_owned()]) };
     if !wanted.name.is_empty() {
         return Ok(Some(wanted));
@@ -207,7 +207,7 @@ mod tests {
     fn user(given: &[(&'static str, &'static str)]) -> Result<Option<User>, String> {
         let mut headers = HeaderMap::new();
         for (name, value) in given {
-            headers.append(*name, value.parse().expect("a value"));
+            headers.append(*name, http::HeaderValue::from_bytes(value.as_bytes()).expect("a value"));
         }
         wanted(&headers).map_err(|status| status.message)
     }
@@ -237,6 +237,7 @@ mod tests {
         let agent = User { extra: [(NODE_NAME.to_owned(), vec!["a".to_owned()])].into(), ..User::new("system:serviceaccount:n:agent", ["x"]) };
         check(&[("impersonate-user", "system:node:a")], &agent, &[Mode::AssociatedNode, Mode::ArbitraryNode], (&["system:authenticated"], 1));
         check(&[("impersonate-user", "system:node:b")], &agent, &[Mode::ArbitraryNode], (&["system:authenticated"], 1));
+        check(&[("impersonate-user", "jörg"), ("impersonate-group", "männer")], &jane, &others, (&["männer", "system:authenticated"], 2));
         assert_eq!(user(&[]), Ok(None));
         let expected = "requested &user.DefaultInfo{Name:\"\", UID:\"\", Groups:[]string{\"a\"}, Extra:map[string][]string(nil)} without impersonating a user name";
         assert_eq!(user(&[("impersonate-group", "a")]), Err(expected.to_owned()));
