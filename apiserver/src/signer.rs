@@ -292,6 +292,15 @@ mod tests {
     }
 
     #[test]
+    fn names_in_alphabets_of_old_are_refused() {
+        let mut params = CertificateParams::default();
+        let masters = rcgen::string::BmpString::try_from("system:masters").expect("letters");
+        params.distinguished_name.push(DnType::OrganizationName, rcgen::DnValue::BmpString(masters));
+        let pem = params.serialize_request(&KeyPair::generate().expect("a key")).and_then(|r| r.pem()).expect("a request");
+        assert!(Request::parse(pem.as_bytes()).is_err());
+    }
+
+    #[test]
     fn signed_certificates_say_what_was_asked() {
         let authority = Authority::generate().expect("an authority");
         let pem = authority.sign_request(request("bob", &["dev"], &[]), &["client auth"], 600).expect("signed");

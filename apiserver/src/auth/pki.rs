@@ -172,6 +172,10 @@ impl Request {
         let (_, block) = x509_parser::pem::parse_x509_pem(pem).map_err(|_| RequestError::Form)?;
         let (_, request) = X509CertificationRequest::from_der(&block.contents).map_err(|_| RequestError::Form)?;
         let subject = &request.certification_request_info.subject;
+        // In some alphabet of old, it would say one thing to whoever decides, and another to those who read the certificate.
+        if subject.iter_common_name().chain(subject.iter_organization()).any(|name| name.as_str().is_err()) {
+            return Err(RequestError::Alphabet);
+        }
         let common_name = last_name(subject).unwrap_or("").to_owned();
         let organizations = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
         let params = CertificateSigningRequestParams::from_der(&block.contents.as_slice().into())?;
@@ -190,6 +194,9 @@ pub(crate) enum RequestError {
     /// It is none.
     #[error("PEM block type must be CERTIFICATE REQUEST")]
     Form,
+    /// Its subject can't be read.
+    #[error("the subject's names must be UTF-8 or ASCII text")]
+    Alphabet,
     /// The library can write one organization a subject, and leaves none out unsaid.
     #[error("requests with more than one organization can't be signed")]
     Organizations,
