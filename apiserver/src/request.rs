@@ -20,6 +20,7 @@ use crate::http::body::{self, Reply};
 use crate::http::info::RequestInfo;
 use crate::http::negotiate::{Offer, Shape};
 use crate::http::query::Query;
+use crate::http::turns::Place;
 use crate::http::{encode, gzip, limits};
 use crate::metrics::Timer;
 use crate::server::Server;
@@ -132,6 +133,9 @@ impl Server {
     /// Who asks: who they have shown to be, or whom they act for.
     async fn asker(self: &Arc<Self>, head: &mut Head, peer: Option<&User>, id: &HeaderValue, notes: &Notes) -> Result<User, Status> {
         let user = auth::authenticate(self, peer, &head.parts).await.inspect_err(|_| self.auditor.refused(&head.parts, &head.info, id))?;
+        if let Some(place) = head.parts.extensions.get::<Place>() {
+            place.is_of(&user.name);
+        }
         notes.begin(self.auditor.begin(&head.parts, &head.info, Some(&user), id));
         let Some(other) = auth::impersonate(self, &user, &mut head.parts.headers, &head.info).await? else { return Ok(user) };
         if let Some(record) = notes.audited() {

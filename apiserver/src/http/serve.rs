@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::turns::{Lines, Place};
 use crate::audit;
 use crate::auth::pki::Pair;
 use crate::auth::{FromProxy, Peer};
@@ -81,16 +82,18 @@ pub fn tls(pair: &Pair, authority_pem: &str) -> Result<Arc<rustls::ServerConfig>
 /// Serves connections until `stop`, then gives those that are open a moment to end.
 pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::ServerConfig>, stop: CancellationToken) {
     let acceptor = TlsAcceptor::from(tls);
-    accept(listener, MAX_CONNECTIONS, stop, |stream, address, stop| connection(Arc::clone(&server), stream, address, acceptor.clone(), stop)).await;
+    let serve = |stream, address, line, stop| connection(Arc::clone(&server), stream, address, acceptor.clone(), line, stop);
+    accept(listener, MAX_CONNECTIONS, stop, serve).await;
 }
 
 /// Accepts connections and has them served, so many at a time.
-async fn accept<F>(listener: TcpListener, most: usize, stop: CancellationToken, serve: impl Fn(TcpStream, SocketAddr, CancellationToken) -> F)
+async fn accept<F>(listener: TcpListener, most: usize, stop: CancellationToken, serve: impl Fn(TcpStream, SocketAddr, Place, CancellationToken) -> F)
 where
     F: Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
 {
     let connections = TaskTracker::new();
     let places = Arc::new(Semaphore::new(most));
+    let lines = Lines::new();
     let next = async || {
         // Never closed.
         let place = Arc::clone(&places).acquire_owned().await.ok();
@@ -106,9 +109,10 @@ where
                 continue;
             }
         };
-        let connection = serve(stream, address, stop.clone());
-        connections.spawn(async move {
-            let _place = place;
+        let (line, open) = (Place::new(&lines), connections.token());
+        let connection = serve(stream, address, line.clone(), stop.clone());
+        line.spawn(async move {
+            let _open = (place, open);
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
             }
@@ -123,15 +127,18 @@ async fn connection(
     stream: TcpStream,
     address: SocketAddr,
     acceptor: TlsAcceptor,
+    line: Place,
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     let stream = Stalling { stream, deadline: None };
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let peer = Arc::new(stream.get_ref().1.peer_certificates().and_then(|chain| server.access.peer(chain)));
+    let executor = line.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, peer) = (Arc::clone(&server), Arc::clone(&peer));
         request.extensions_mut().insert(audit::Source(address.ip()));
+        request.extensions_mut().insert(line.clone());
         let user = match peer.as_ref() {
             Some(Peer::User(user)) => Some(user.clone()),
             Some(Peer::Proxy) => request.extensions_mut().insert(FromProxy).and(None),
@@ -139,7 +146,7 @@ async fn connection(
         };
         async move { Ok::<_, Infallible>(server.handle(request, user).await) }
     });
-    let mut builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(executor);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
     builder
         .http2()
@@ -238,7 +245,7 @@ mod tests {
         let stop = CancellationToken::new();
         let _guard = stop.clone().drop_guard();
         // Greets, and stays as long as its client does.
-        let greet = |mut stream: TcpStream, _, _| async move {
+        let greet = |mut stream: TcpStream, _, _, _| async move {
             stream.write_all(b"x").await?;
             stream.read_u8().await.map(drop).or(Ok(()))
         };
