@@ -32,7 +32,8 @@ const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 struct Api {
     server: Arc<Server>,
     store: Arc<Memory>,
-    _stop: DropGuard,
+    stop: CancellationToken,
+    _guard: DropGuard,
 }
 
 impl Api {
@@ -41,7 +42,7 @@ impl Api {
         let store = Arc::new(Memory::new());
         let config = common::config(Arc::clone(&store) as Arc<dyn Store>);
         let server = Server::start(config, stop.clone()).await.expect("a server");
-        Self { server, store, _stop: stop.drop_guard() }
+        Self { server, store, stop: stop.clone(), _guard: stop.drop_guard() }
     }
 
     async fn ask(&self, method: Method, path: &str, accept: &str, body: Value) -> Response<Body> {
@@ -344,4 +345,68 @@ async fn another_server_behind_this_one() {
     assert!(document["definitions"]["io.ext.v1.Thing"].is_object());
     assert_eq!(api.json("/openapi/v3").await["paths"]["apis/ext.io/v1"]["serverRelativeURL"], "/openapi/v3/apis/ext.io/v1?hash=1");
     assert_eq!(api.json("/openapi/v3/apis/ext.io/v1").await["openapi"], "3.0.0");
+}
+
+#[tokio::test]
+async fn what_anybody_makes_up_is_not_counted() {
+    let api = Api::start().await;
+    for path in ["/made-up", "/apis/made-up/v1/things", "/apis/made-up/v1", "/api/v1/made-ups", "/api/v1/namespaces/default/pods/a/made-up", "/openapi/v3/made-up", "/livez/made-up"] {
+        for (user, method) in [(None, Method::GET), (None, Method::POST), (Some(User::new("alice", ["system:masters"])), Method::GET), (Some(User::new("alice", ["system:masters"])), Method::POST)] {
+            let request = Request::builder().method(method).uri(path).body(full("")).expect("a request");
+            assert!(api.server.handle(request, user).await.status().is_client_error(), "{path}");
+        }
+    }
+    for slashes in ["", "/", "///"] {
+        assert_eq!(api.get(&format!("/version{slashes}"), "application/json").await.0, 200);
+    }
+    let (_, _, text) = api.get("/metrics", "text/plain").await;
+    let text = String::from_utf8_lossy(&text);
+    assert!(!text.contains("made-up"), "{}", text.lines().filter(|line| line.contains("made-up")).collect::<String>());
+    assert_eq!(text.lines().filter(|line| line.starts_with("apiserver_request_total") && line.contains("/version")).count(), 1);
+}
+
+#[tokio::test]
+async fn bodies_are_bounded() {
+    let api = Api::start().await;
+    let map = |size: usize| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v".repeat(size)}});
+    let (code, _, body) = whole(api.ask(Method::POST, CONFIG_MAPS, "application/json", map(3 * 1024 * 1024)).await).await;
+    let status: Value = serde_json::from_slice(&body).expect("a status");
+    assert_eq!((code, &status["reason"]), (413, &json!("RequestEntityTooLarge")));
+}
+
+/// The server on loopback, over TLS, and a client's connection to it.
+async fn over_tls(api: &Api) -> (std::net::SocketAddr, Arc<rustls::ClientConfig>) {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let authority = Authority::generate().expect("an authority");
+    let pair = authority.server("apiserver", &[], &[std::net::Ipv4Addr::LOCALHOST.into()]).expect("a certificate");
+    let tls = skiff_apiserver::http::serve::tls(&pair, &authority.pair.certificate).expect("TLS");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(skiff_apiserver::http::serve::serve(Arc::clone(&api.server), listener, tls, api.stop.clone()));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pair.certificate.as_bytes()).expect("PEM")).expect("a root");
+    (address, Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+}
+
+#[tokio::test]
+async fn heads_are_bounded() {
+    let api = Api::start().await;
+    let (address, config) = over_tls(&api).await;
+    let ask = async |length: usize| {
+        let stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+        let name = rustls::pki_types::ServerName::try_from("127.0.0.1").expect("a name");
+        let stream = tokio_rustls::TlsConnector::from(Arc::clone(&config)).connect(name, stream).await.expect("TLS");
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let head = format!("GET /livez HTTP/1.1\r\nhost: skiff\r\nx-long: {}\r\nconnection: close\r\n\r\n", "x".repeat(length));
+        // The server need not take all of it.
+        let writes = tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut writer, head.as_bytes()).await.map(|()| writer) });
+        let mut answer = Vec::new();
+        let _ = tokio::io::AsyncReadExt::read_to_end(&mut reader, &mut answer).await;
+        writes.abort();
+        String::from_utf8_lossy(&answer).lines().next().unwrap_or("").to_owned()
+    };
+    assert_eq!(ask(100_000).await, "HTTP/1.1 200 OK");
+    assert_eq!(ask(2 << 20).await, "HTTP/1.1 431 Request Header Fields Too Large");
 }

@@ -15,7 +15,7 @@ mod definition;
 mod devices;
 mod diff;
 mod jobs;
-mod meta;
+pub(crate) mod meta;
 mod network;
 mod pod;
 mod resources;

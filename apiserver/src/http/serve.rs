@@ -82,8 +82,17 @@ pub fn tls(pair: &Pair, authority_pem: &str) -> Result<Arc<rustls::ServerConfig>
 /// Serves connections until `stop`, then gives those that are open a moment to end.
 pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::ServerConfig>, stop: CancellationToken) {
     let acceptor = TlsAcceptor::from(tls);
+    let serve = |stream, address, line, stop| connection(Arc::clone(&server), stream, address, acceptor.clone(), line, stop);
+    accept(listener, MAX_CONNECTIONS, stop, serve).await;
+}
+
+/// Accepts connections and has them served, so many at a time.
+async fn accept<F>(listener: TcpListener, most: usize, stop: CancellationToken, serve: impl Fn(TcpStream, SocketAddr, Place, CancellationToken) -> F)
+where
+    F: Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
     let connections = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(most));
     let lines = Lines::new();
     let next = async || {
         // Never closed.
@@ -100,11 +109,11 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::
                 continue;
             }
         };
-        let (server, acceptor, stop) = (Arc::clone(&server), acceptor.clone(), stop.clone());
         let (line, open) = (Place::new(&lines), connections.token());
-        line.clone().spawn(async move {
+        let connection = serve(stream, address, line.clone(), stop.clone());
+        line.spawn(async move {
             let _open = (place, open);
-            if let Err(error) = connection(server, stream, address, acceptor, line, stop).await {
+            if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -200,5 +209,57 @@ impl AsyncWrite for Stalling {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_is_cut_off() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let mut stream = Stalling { stream: accepted.expect("a connection").0, deadline: None };
+        let began = Instant::now();
+        let error = loop {
+            if let Err(error) = stream.write_all(&[0; 1 << 16]).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= WRITE_STALL, "{:?}", began.elapsed());
+        drop(client);
+    }
+
+    #[tokio::test]
+    async fn so_many_are_served_at_a_time() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let stop = CancellationToken::new();
+        let _guard = stop.clone().drop_guard();
+        // Greets, and stays as long as its client does.
+        let greet = |mut stream: TcpStream, _, _, _| async move {
+            stream.write_all(b"x").await?;
+            stream.read_u8().await.map(drop).or(Ok(()))
+        };
+        tokio::spawn(accept(listener, 2, stop, greet));
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(TcpStream::connect(address).await.expect("a connection"));
+        }
+        for client in &mut clients[..2] {
+            assert_eq!(client.read_u8().await.expect("a greeting"), b'x');
+        }
+        let mut third = clients.pop().expect("the third");
+        assert!(tokio::time::timeout(Duration::from_millis(50), third.read_u8()).await.is_err(), "there is no place for it");
+        clients.pop();
+        assert_eq!(third.read_u8().await.expect("a greeting"), b'x');
     }
 }

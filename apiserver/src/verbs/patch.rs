@@ -125,7 +125,7 @@ fn apply_patch(call: &Call, kind: Kind, target: &mut Value, patch: &Value) -> Re
         Error::BadRequest(why) => Status::bad_request(why),
         Error::TooLarge(why) => Status::new(413, "RequestEntityTooLarge", why),
         // Upstream doesn't say why.
-        Error::Unprocessable(_) => {
+        Error::Unprocessable(_) | Error::TestFailed(_) => {
             let message = "the server rejected our request due to an error in our request";
             Status { details: Some(Box::default()), ..Status::new(422, "Invalid", message) }
         }
