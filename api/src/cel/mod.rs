@@ -10,6 +10,7 @@ mod bounds;
 mod budget;
 mod check;
 mod cost;
+mod device;
 mod eval;
 mod functions;
 mod lex;
@@ -25,6 +26,7 @@ mod value;
 
 use std::fmt;
 
+pub use device::{SelectorFault, selector};
 pub use functions::{AUTHORIZER, RESOURCE_CHECK};
 pub use lib::opaque::{Authorizer, Check, Decision, Opaque, Query};
 pub use names::escape;
@@ -194,6 +196,11 @@ impl Program {
 /// The type as it is declared, where cel-go's other messages have a shorter name.
 fn declared(type_: &Type) -> String {
     match type_ {
+        Type::List(item, _) => format!("list({})", declared(item)),
+        Type::Map(key, value) => format!("map({}, {})", declared(key), declared(value)),
+        Type::Optional(inner) => format!("optional_type({})", declared(inner)),
+        Type::Type(inner) => format!("type({})", declared(inner)),
+        Type::Any => "google.protobuf.Any".into(),
         Type::Null => "null_type".into(),
         Type::Duration => "google.protobuf.Duration".into(),
         Type::Timestamp => "google.protobuf.Timestamp".into(),

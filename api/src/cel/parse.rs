@@ -457,6 +457,7 @@ impl Parser<'_> {
                 _ => {
                     let message = match kind {
                         Map | Filter | SortBy if count == 1 => "argument is not an identifier".to_owned(),
+                        Bind => "cel.bind() variable names must be simple identifiers".to_owned(),
                         OptMap | OptFlatMap => format!("{name}() variable name must be a simple identifier"),
                         _ => "argument must be a simple name".to_owned(),
                     };
