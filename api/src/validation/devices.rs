@@ -409,7 +409,7 @@ mod tests {
         let check = |expression: &str, expected: &[&str]| {
             let list = serde_json::json!([{"cel": {"expression": expression}}]);
             let mut e = Errors::default();
-            selectors(&mut e, &At { value: &list, path: "s".into() });
+            selectors(&mut e, &At::root(&list).called("s"));
             let shown: Vec<String> = e.0.iter().map(|error| error.to_string().replace("s[0].cel.expression: ", "")).collect();
             assert_eq!(shown, expected, "{expression}");
         };
