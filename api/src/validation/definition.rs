@@ -23,12 +23,13 @@ pub(super) fn definition(e: &mut Errors, object: &At) {
     }
     meta::labels(e, &object.at("metadata.labels"));
     meta::annotations(e, &object.at("metadata.annotations"));
-    definition_spec(e, &spec);
+    definition_spec(e, &spec, &Value::Null);
     stored_versions(e, object);
     approval(e, object);
 }
 
-fn definition_spec(e: &mut Errors, spec: &At) {
+/// `old` is the spec before an update.
+fn definition_spec(e: &mut Errors, spec: &At, old: &Value) {
     let group = spec.at("group");
     let before = e.0.len();
     e.required_form(&group, names::dns_subdomain);
@@ -46,7 +47,7 @@ fn definition_spec(e: &mut Errors, spec: &At) {
             e.required(&version.at("schema.openAPIV3Schema"), "");
         }
         if !agreed {
-            version_rules(e, &version, &version.path, &version.below("schema.openAPIV3Schema"));
+            version_rules(e, &version, old, &version.path, &version.below("schema.openAPIV3Schema"));
         }
     }
     e.unique(versions.items().map(|v| v.at("name")));
@@ -60,7 +61,7 @@ fn definition_spec(e: &mut Errors, spec: &At) {
     if let Some(first) = versions.items().next() {
         e.optional_form(&first.at("name").called(spec.below("version")), names::dns1035_label);
         if agreed {
-            version_rules(e, &first, &spec.path, &spec.below("validation.openAPIV3Schema"));
+            version_rules(e, &first, old, &spec.path, &spec.below("validation.openAPIV3Schema"));
         }
     }
     definition_names(e, &spec.at("names"));
@@ -114,8 +115,8 @@ fn definition_names(e: &mut Errors, names: &At) {
     }
 }
 
-/// What a version says for itself. `place` and `schema_place` are where messages put it.
-fn version_rules(e: &mut Errors, version: &At, place: &str, schema_place: &str) {
+/// What a version says for itself. `place` and `schema_place` are where messages put it; `old` is the spec before an update.
+fn version_rules(e: &mut Errors, version: &At, old: &Value, place: &str, schema_place: &str) {
     let schema = version.at("schema.openAPIV3Schema").called(schema_place);
     let at = |field: &str| version.at(field).called(format!("{place}.{field}"));
     if schema.is_set() {
@@ -125,7 +126,9 @@ fn version_rules(e: &mut Errors, version: &At, place: &str, schema_place: &str) 
         if schema.at("nullable").flag() {
             e.forbidden(&schema.at("nullable"), "nullable cannot be true at the root");
         }
-        structural::schema(e, &schema);
+        let before = crate::value::items(old, &["versions"]).iter().find(|v| v["name"] == *version.at("name").value);
+        let stored = before.is_some_and(|v| same(&v["schema"]["openAPIV3Schema"], schema.value));
+        structural::schema(e, &schema, stored);
     }
     scale(e, &at("subresources").at("scale"));
     for column in at("additionalPrinterColumns").items() {
@@ -292,7 +295,7 @@ pub(super) fn definition_update(e: &mut Errors, new: &At, old: &Value) {
     }
     e.unchanged(&spec, &old["spec"], &["group"]);
     if !e.has_since(before) {
-        definition_spec(e, &spec);
+        definition_spec(e, &spec, &old["spec"]);
         stored_versions(e, new);
         approval(e, new);
     }

@@ -29,7 +29,7 @@ pub(super) fn path_segment(name: &str, _prefix: bool) -> Vec<String> {
 }
 
 /// The most bytes that all annotations of an object may have together.
-const ANNOTATIONS_MAX: usize = 256 * 1024;
+pub(crate) const ANNOTATIONS_MAX: usize = 256 * 1024;
 
 /// The metadata of an object to be created.
 pub(super) fn object_meta(e: &mut Errors, object: &At, namespaced: bool, rule: NameRule) {

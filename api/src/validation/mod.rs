@@ -17,7 +17,7 @@ mod devices;
 mod diff;
 mod job_status;
 mod jobs;
-mod meta;
+pub(crate) mod meta;
 mod network;
 mod pod;
 mod resources;

@@ -25,8 +25,9 @@ enum Level {
     Field,
 }
 
-/// What is wrong with the schema of a version. The schema's `type` is `object` at the root.
-pub(super) fn schema(e: &mut Errors, root: &At) {
+/// What is wrong with the schema of a version. The schema's `type` is `object` at the root. One that was `stored` like this
+/// is spared the limit of cost that holds for each rule.
+pub(super) fn schema(e: &mut Errors, root: &At, stored: bool) {
     if depth(root.value) > MAX_DEPTH {
         return e.forbidden(root, "the schema nests too deeply");
     }
@@ -37,17 +38,13 @@ pub(super) fn schema(e: &mut Errors, root: &At) {
     } else {
         e.0.append(&mut shape);
     }
-    let sound = e.0.len() == before;
+    let structural = e.0.len() == before;
     node(e, root, &Context { root: true, no_default: None, in_meta: false });
-    if sound && e.0.len() == before {
-        expressions(e, root);
+    if structural {
+        let wrong: Vec<String> = e.0[before..].iter().map(|error| error.path.clone()).collect();
+        let within = |path: &str, above: &str| path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        e.0.extend(Rules::judge(root.value, &root.path, stored, &|path| !wrong.iter().any(|below| within(below, path))));
     }
-}
-
-/// Compiles `x-kubernetes-validations` of a schema that is sound otherwise. That the rules are there and well-formed as
-/// text was checked before.
-fn expressions(e: &mut Errors, root: &At) {
-    e.0.extend(Rules::compile(root.value, &root.path).1);
 }
 
 fn depth(schema: &Value) -> usize {
@@ -553,7 +550,7 @@ mod tests {
 
     fn check_root(root: Value, expected: &[&str]) {
         let mut e = Errors::default();
-        schema(&mut e, &At::root(&root).called("s"));
+        schema(&mut e, &At::root(&root).called("s"), false);
         assert_eq!(e.0.iter().map(ToString::to_string).collect::<Vec<_>>(), expected, "{root}");
     }
 

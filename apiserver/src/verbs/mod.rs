@@ -91,13 +91,6 @@ impl Notes {
         self.record.get()?.as_ref()
     }
 
-    /// Tells the audit log that the user acts as another.
-    pub fn impersonates(&self, user: &User) {
-        if let Some(record) = self.audited() {
-            record.impersonates(user);
-        }
-    }
-
     /// Tells the audit log what was sent.
     pub fn sent(&self, object: &Value) {
         if let Some(record) = self.audited() {

@@ -8,10 +8,10 @@ use skiff_api::patch::{self, Error};
 use skiff_api::resource::Resource;
 use skiff_api::schema::{Schema, shown_value};
 use skiff_api::status::{Cause, Details};
-use skiff_api::{Status, field, json, value};
+use skiff_api::{Status, cbor, field, json, value};
 
 use super::view::View;
-use super::write::{Transaction, Write, read_yaml, transact};
+use super::write::{Transaction, Write, parse_cbor, read_yaml, transact};
 use super::options::FieldValidation;
 use super::{Call, create, update};
 use crate::http::body::Reply;
@@ -34,7 +34,7 @@ fn kind(call: &Call) -> Result<Kind, Status> {
         "application/json-patch+json" => Kind::Json,
         "application/merge-patch+json" => Kind::Merge,
         "application/strategic-merge-patch+json" if !custom => Kind::Strategic,
-        "application/apply-patch+yaml" => Kind::Apply,
+        "application/apply-patch+yaml" | cbor::APPLY => Kind::Apply,
         // Upstream refuses it in two places: built-in resources by their route.
         _ if !custom => return Err(Status { details: Some(Box::default()), ..Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type") }),
         _ => {
@@ -151,7 +151,7 @@ fn apply_patch(call: &Call, kind: Kind, target: &mut Value, patch: &Value) -> Re
         Error::BadRequest(why) => Status::bad_request(why),
         Error::TooLarge(why) => Status::new(413, "RequestEntityTooLarge", why),
         // Upstream doesn't say why.
-        Error::Unprocessable(_) => {
+        Error::Unprocessable(_) | Error::TestFailed(_) => {
             let message = "the server rejected our request due to an error in our request";
             Status { details: Some(Box::default()), ..Status::new(422, "Invalid", message) }
         }
@@ -163,6 +163,7 @@ async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Re
     let resource = &call.resource;
     // JSON is read as the YAML that it is where there is something to be said of it.
     let (mut config, repeated) = match json::parse(body) {
+        Err(_) if body.starts_with(cbor::MAGIC) => (parse_cbor(body)?.value, Vec::new()),
         Ok(parsed) if parsed.duplicates.is_empty() => (parsed.value, Vec::new()),
         _ => read_yaml(body).map(|read| (read.value, read.repeated)).map_err(|status| Status { message: format!("error decoding YAML: {}", status.message), ..status })?,
     };

@@ -7,7 +7,7 @@ use http::header;
 use serde_json::{Map, Value};
 use skiff_api::apply::{self, Manager, Operation};
 use skiff_api::schema::{Schema, shown_value};
-use skiff_api::{Status, clock, defaults, field, json, protobuf, random, resource, validation, value};
+use skiff_api::{Status, cbor, clock, defaults, field, json, protobuf, random, resource, validation, value};
 use skiff_store::{Entry, Error, Guard};
 
 use super::{Call, add_warning};
@@ -277,7 +277,7 @@ pub(crate) fn decode_as(call: &Call, body: &Bytes, kind: &str, version: &str, de
     Ok(object)
 }
 
-/// Reads a body as JSON, YAML or protobuf, whatever it says it is of these; `kind` is what it should be.
+/// Reads a body as JSON, YAML, protobuf or CBOR, whatever it says it is of these; `kind` is what it should be.
 fn parse_body(call: &Call, body: &Bytes, kind: &str) -> Result<json::Parsed, Status> {
     let mut read = read_body(call, body, kind)?;
     if read.value.is_null() {
@@ -340,6 +340,7 @@ fn read_body(call: &Call, body: &Bytes, kind: &str) -> Result<json::Parsed, Stat
             Err(error @ protobuf::Error::NoMagic) => Err(unrecognized(error.to_string())),
             other => other.map(|value| json::Parsed { value, duplicates: Vec::new() }).map_err(|e| Status::bad_request(e.to_string())),
         },
+        cbor::MEDIA_TYPE => parse_cbor(body),
         _ => {
             let message = format!(
                 "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, {}",
@@ -366,6 +367,12 @@ pub(super) fn read_yaml(body: &[u8]) -> Result<yaml::Read, Status> {
 /// Reads protobuf as the JSON that it stands for.
 pub(crate) fn parse_protobuf(body: &[u8]) -> Result<json::Parsed, Status> {
     let value = protobuf::decode(body).map_err(|e| Status::bad_request(e.to_string()))?;
+    Ok(json::Parsed { value, duplicates: Vec::new() })
+}
+
+/// Reads CBOR as the JSON that it stands for.
+pub(crate) fn parse_cbor(body: &[u8]) -> Result<json::Parsed, Status> {
+    let value = cbor::decode(body).map_err(|e| Status::bad_request(e.to_string()))?;
     Ok(json::Parsed { value, duplicates: Vec::new() })
 }
 
