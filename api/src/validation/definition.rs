@@ -52,7 +52,7 @@ fn definition_spec(e: &mut Errors, spec: &At, old: &Value) {
     }
     e.unique(versions.items().map(|v| v.at("name")));
     if storage.len() != 1 {
-        let mut shown = versions.value.clone();
+        let mut shown = Value::Array(versions.items().map(|version| version.value.clone()).collect());
         for version in shown.as_array_mut().into_iter().flatten().filter(|_| agreed) {
             PER_VERSION.iter().for_each(|field| drop(crate::value::remove(version, &[field])));
         }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Request};
 use http_body_util::BodyExt;
-use serde_json::{Value, json};
+use serde_json::Value;
 use skiff_api::resource::Resource;
 use skiff_api::value::text;
 use skiff_apiserver::auth::User;
@@ -83,17 +83,11 @@ pub struct Api {
 impl Api {
     pub async fn start() -> Self {
         let (stop, store) = (CancellationToken::new(), Arc::new(Memory::new()));
-        let config = crate::common::config(store.clone());
+        let mut config = crate::common::config(store.clone());
+        // As in the reference run.
+        config.options.disable_admission_plugins = vec!["ServiceAccount".into()];
         let server = Server::start(config, stop.clone()).await.expect("a server");
-        let api = Self { server, store, _stop: stop.drop_guard() };
-        api.account("default").await;
-        api
-    }
-
-    /// The service account without which no pod may be, and which adds as little as can be.
-    pub async fn account(&self, namespace: &str) {
-        let account = json!({"metadata": {"name": "default"}, "automountServiceAccountToken": false});
-        self.made(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &account).await;
+        Self { server, store, _stop: stop.drop_guard() }
     }
 
     pub async fn ask(&self, ask: &Ask) -> Answer {
