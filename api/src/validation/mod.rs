@@ -345,6 +345,51 @@ mod tests {
     }
 
     #[test]
+    fn values_are_shown_as_structs() {
+        let meta = json!({"name": "x", "namespace": "n"});
+        let (resource, old) = admitted("storage.k8s.io", "v1", "VolumeAttachment", json!({"metadata": {"name": "a"},
+            "spec": {"attacher": "a.io", "nodeName": "n", "source": {"persistentVolumeName": "pv"}}}));
+        let mut new = old.clone();
+        new["spec"]["nodeName"] = "m".into();
+        let errors: Vec<String> = validate_update(resource, &new, &old).iter().map(ToString::to_string).collect();
+        let shown = r#"{"Attacher":"a.io","Source":{"PersistentVolumeName":"pv","InlineVolumeSpec":null},"NodeName":"m"}"#;
+        assert_eq!(errors, [format!("spec: Invalid value: {shown}: field is immutable")]);
+        check("policy", "PodDisruptionBudget", json!({"metadata": meta, "spec": {"minAvailable": 1, "maxUnavailable": 1, "selector": {"matchLabels": {"a": "b"}}}}),
+            &[r#"spec: Invalid value: {"MinAvailable":1,"Selector":{"matchLabels":{"a":"b"}},"MaxUnavailable":1,"UnhealthyPodEvictionPolicy":null}: minAvailable and maxUnavailable cannot be both set"#]);
+        check("storage.k8s.io", "CSIDriver", json!({"metadata": {"name": "d.io"}, "spec": {"nodeAllocatableUpdatePeriodSeconds": 1}}),
+            &["spec.nodeAllocatableUpdatePeriodSeconds: Invalid value: 1: must be greater than or equal to 10 seconds"]);
+        check("discovery.k8s.io", "EndpointSlice", json!({"metadata": meta, "addressType": "IPv4", "endpoints": [{"addresses": ["10.0.0.1"], "hints": {"forZones": [{"name": "-"}, {"name": "z"}, {"name": "z"}]}}]}),
+            &["endpoints[0].hints.forZones[0].name: Invalid value: \"-\": a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+                "endpoints[0].hints.forZones[2].name: Duplicate value: \"z\""]);
+    }
+
+    #[test]
+    fn statuses() {
+        let check = |group: &str, kind: &str, old: Value, subresource: &str, change: Value, expected: &[&str]| {
+            let resource = find_kind(group, "v1", kind).expect(kind);
+            let mut new = old.clone();
+            json_patch::merge(&mut new, &change);
+            let errors: Vec<String> = validate_subresource_update(resource, subresource, &new, &old).iter().map(ToString::to_string).collect();
+            assert_eq!(errors, expected, "{kind} {new}");
+        };
+        let budget = || json!({"metadata": {"name": "b"}});
+        let condition = json!({"type": "A", "status": "True", "reason": "Why", "message": "", "lastTransitionTime": "2024-01-01T00:00:00Z"});
+        check("policy", "PodDisruptionBudget", budget(), "status", json!({"status": {"conditions": [condition]}}), &[]);
+        check("policy", "PodDisruptionBudget", budget(), "status", json!({"status": {"conditions": [condition, condition]}}),
+            &["status.conditions[1].type: Duplicate value: \"A\""]);
+        check("flowcontrol.apiserver.k8s.io", "FlowSchema", budget(), "status", json!({"status": {"conditions": [{"status": "True"}]}}),
+            &["status.conditions[0].type: Required value"]);
+        use base64::Engine;
+        let pem = base64::engine::general_purpose::STANDARD.encode("-----BEGIN CERTIFICATE REQUEST-----");
+        let request = json!({"metadata": {"name": "r"}, "spec": {"request": pem, "usages": ["client auth"], "signerName": "a.io/s"}});
+        let approval = json!({"status": {"conditions": [{"type": "Approved", "status": "True"}]}});
+        let csr = ("certificates.k8s.io", "CertificateSigningRequest");
+        check(csr.0, csr.1, request.clone(), "approval", approval.clone(), &[]);
+        check(csr.0, csr.1, request.clone(), "status", approval, &["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]);
+        check(csr.0, csr.1, request, "approval", json!({"status": {"certificate": "eA=="}}), &["status.certificate: Forbidden: updates may not set certificate content"]);
+    }
+
+    #[test]
     fn garbage_is_refused_without_a_panic() {
         for resource in crate::resource::catalogue() {
             for odd in [json!({}), json!({"metadata": null, "spec": {}}), json!({"metadata": {"name": "é", "generateName": "-"}, "spec": {}, "status": {}})] {
