@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use skiff_api::{Status, field, fields, labels};
 use skiff_store::Revision;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{Call, options};
 use crate::cache::{Filter, Listed, Object, ResourceCache};
@@ -16,6 +17,8 @@ use crate::http::query::Query;
 
 /// How many entries of the store are looked through at a time for a filtered page.
 const SCAN: usize = 1_000;
+/// How many objects take about a millisecond to write one by one.
+const MANY: usize = 100;
 /// How long a reader waits for a revision that is yet to come.
 const FUTURE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -132,7 +135,17 @@ pub(super) async fn list(call: &Call) -> Result<Reply, Status> {
     }
     let mut page = page(call, &filter, wanted, limit).await?;
     page.items = chosen(call, page.items, &late).await?;
-    call.encoder().list(page)
+    write(call, page)
+}
+
+/// Writes the list. What isn't put together from ready bytes is made object by object: a long one takes long, and what else this
+/// thread has to do goes on elsewhere.
+pub(super) fn write(call: &Call, list: List) -> Result<Reply, Status> {
+    let encoder = call.encoder();
+    if list.items.len() > MANY && !encoder.is_plain() && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+        return tokio::task::block_in_place(|| encoder.list(list));
+    }
+    encoder.list(list)
 }
 
 /// The items in the resource's version, without those that don't have the `late` fields.
