@@ -30,7 +30,7 @@ pub fn compile(pattern: &str) -> Result<Arc<Regex>, regex::Error> {
 
 /// Go's classes of digits, words and spaces are ASCII; here they would be Unicode's. A bracket within a class is a plain
 /// character in Go.
-fn translated(pattern: &str) -> String {
+pub(crate) fn translated(pattern: &str) -> String {
     let mut out = String::with_capacity(pattern.len() + 8);
     let mut in_class = false;
     let mut chars = pattern.chars().peekable();

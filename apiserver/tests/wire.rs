@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use skiff_api::protobuf;
+use skiff_api::{cbor, protobuf};
 use skiff_apiserver::auth::User;
 use skiff_apiserver::auth::pki::Authority;
 use skiff_apiserver::http::body::{Body, full};
@@ -46,8 +46,12 @@ impl Api {
     }
 
     async fn ask(&self, method: Method, path: &str, accept: &str, body: Value) -> Response<Body> {
-        let request = Request::builder().method(method).uri(path).header("content-type", "application/json").header("accept", accept);
         let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(method, path, accept, "application/json", body).await
+    }
+
+    async fn send(&self, method: Method, path: &str, accept: &str, content_type: &str, body: impl Into<Bytes>) -> Response<Body> {
+        let request = Request::builder().method(method).uri(path).header("content-type", content_type).header("accept", accept);
         self.server.handle(request.body(full(body)).expect("a request"), Some(User::new("alice", ["system:masters"]))).await
     }
 
@@ -114,6 +118,41 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
         }
     }
     found
+}
+
+#[tokio::test]
+async fn objects_lists_watches_and_refusals_in_cbor() {
+    let api = Api::start().await;
+    let ask = async |method, path: &str, content_type, body: Value| {
+        let body = cbor::encode(&body).expect("memory");
+        let (code, kind, body) = whole(api.send(method, path, cbor::MEDIA_TYPE, content_type, body).await).await;
+        assert_eq!(kind, cbor::MEDIA_TYPE);
+        assert!(body.starts_with(cbor::MAGIC), "{body:?}");
+        (code, cbor::decode(&body).expect("an item"))
+    };
+    let (code, made) = ask(Method::POST, CONFIG_MAPS, cbor::MEDIA_TYPE, config_map("a")).await;
+    assert_eq!((code, &made["data"]["k"]), (201, &json!("v")));
+    let a = format!("{CONFIG_MAPS}/a");
+    let apply = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"l": "w"}});
+    let (code, applied) = ask(Method::PATCH, &format!("{a}?fieldManager=m"), cbor::APPLY, apply).await;
+    assert_eq!((code, &applied["data"]), (200, &json!({"k": "v", "l": "w"})));
+    let (code, table) = ask(Method::GET, &format!("{CONFIG_MAPS}/none"), cbor::MEDIA_TYPE, Value::Null).await;
+    assert_eq!((code, &table["kind"]), (404, &json!("Status")));
+    let (code, list) = ask(Method::GET, &format!("{CONFIG_MAPS}?fieldSelector=metadata.name=a"), cbor::MEDIA_TYPE, Value::Null).await;
+    assert_eq!((code, &list["items"][0]["data"]), (200, &applied["data"]));
+    let (code, _) = ask(Method::DELETE, &a, cbor::MEDIA_TYPE, json!({"kind": "DeleteOptions", "apiVersion": "v1", "dryRun": ["All"]})).await;
+    assert_eq!((code, api.get(&a, cbor::MEDIA_TYPE).await.0), (200, 200));
+
+    let mut refused = Bytes::from_static(b"\xd9\xd9\xf7\xa1");
+    let (code, _, body) = whole(api.send(Method::POST, CONFIG_MAPS, "application/json", cbor::MEDIA_TYPE, refused.split_off(0)).await).await;
+    assert_eq!(code, 400, "{}", String::from_utf8_lossy(&body));
+
+    let watch = format!("{CONFIG_MAPS}?watch=true&timeoutSeconds=1&fieldSelector=metadata.name=a");
+    let (code, kind, mut frames) = api.get(&watch, cbor::MEDIA_TYPE).await;
+    assert_eq!((code, kind.as_str()), (200, cbor::SEQUENCE));
+    let first = frames.split_to(cbor::length(&frames).expect("an item"));
+    let event = cbor::decode(&first).expect("an event");
+    assert_eq!((&event["type"], &event["object"]["data"]), (&json!("ADDED"), &applied["data"]));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Expressions as trees.
 
+use super::types::Type;
 use super::value::Val;
 
 /// A node, and where in the source it stands (in characters): for calls the operator or parenthesis, as cel-go has it.
@@ -7,6 +8,8 @@ use super::value::Val;
 pub(super) struct Expr {
     pub at: usize,
     pub node: Node,
+    /// What the checker has found its type to be.
+    pub type_: Type,
     /// How deep the tree below is.
     pub depth: usize,
 }
@@ -56,13 +59,15 @@ pub(super) enum MacroKind {
     OptMap,
     OptFlatMap,
     SortBy,
+    /// `cel.bind(name, value, body)`; the range is the value.
+    Bind,
 }
 
 impl Expr {
     pub fn new(at: usize, node: Node) -> Self {
         let mut depth = 0;
         each_child(&node, &mut |child| depth = depth.max(child.depth));
-        Self { at, node, depth: depth + 1 }
+        Self { at, node, type_: Type::Dyn, depth: depth + 1 }
     }
 
     /// Whether the name occurs as an identifier anywhere below.
@@ -76,7 +81,29 @@ impl Expr {
     }
 }
 
-fn each_child(node: &Node, f: &mut dyn FnMut(&Expr)) {
+/// Visits what stands directly below, to change it.
+pub(super) fn each_child_mut(node: &mut Node, f: &mut dyn FnMut(&mut Expr)) {
+    match node {
+        Node::Literal(_) | Node::Ident(_) => {}
+        Node::Select { of, .. } | Node::Has { of, .. } => f(of),
+        Node::Call { args, .. } | Node::And(args) | Node::Or(args) => args.iter_mut().for_each(f),
+        Node::Ternary(parts) => parts.iter_mut().for_each(f),
+        Node::List(items) => items.iter_mut().for_each(|(item, _)| f(item)),
+        Node::Map(entries) => entries.iter_mut().for_each(|(key, value, _)| {
+            f(key);
+            f(value);
+        }),
+        Node::Struct { fields, .. } => fields.iter_mut().for_each(|(_, value, _)| f(value)),
+        Node::Macro(m) => {
+            f(&mut m.range);
+            m.filter.iter_mut().for_each(&mut *f);
+            f(&mut m.body);
+        }
+    }
+}
+
+/// Visits what stands directly below.
+pub(super) fn each_child(node: &Node, f: &mut dyn FnMut(&Expr)) {
     match node {
         Node::Literal(_) | Node::Ident(_) => {}
         Node::Select { of, .. } | Node::Has { of, .. } => f(of),

@@ -191,6 +191,9 @@ impl<'e, 'a> Evaluator<'e, 'a> {
                 _ => no_overload(),
             };
         }
+        if m.kind == MacroKind::Bind {
+            return self.with(m, [range, Val::Null], &m.body);
+        }
         let two = m.vars.len() == 2;
         let rounds: Vec<[Val<'a>; 2]> = match (range.items(), range.entries()) {
             (Some(items), _) if two => items.into_iter().enumerate().map(|(i, item)| [Val::Int(i as i64), item]).collect(),

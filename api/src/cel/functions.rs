@@ -5,6 +5,9 @@ use std::sync::{Arc, OnceLock};
 
 use super::types::Type;
 
+/// How many parameters a signature has at most: `A`, `B`.
+pub(super) const PARAMS: usize = 2;
+
 /// One way to call a function.
 #[derive(Debug)]
 pub(super) struct Overload {
@@ -13,6 +16,9 @@ pub(super) struct Overload {
     pub args: Vec<Type>,
     pub result: Type,
 }
+
+/// What `C` stands for: one overload each.
+const COMPARABLE: [&str; 8] = ["int", "uint", "double", "bool", "duration", "timestamp", "string", "bytes"];
 
 /// A line a function: its name, then its overloads. A dot before the parenthesis stands for a receiver.
 const FUNCTIONS: &str = "
@@ -42,7 +48,7 @@ string (string)string (bool)string (int)string (uint)string (double)string (byte
 bytes (bytes)bytes (string)bytes
 timestamp (timestamp)timestamp (string)timestamp (int)timestamp
 duration (duration)duration (string)duration (int)duration
-type (A)type
+type (A)type<A>
 dyn (A)dyn
 getFullYear .(timestamp)int .(timestamp,string)int
 getMonth .(timestamp)int .(timestamp,string)int
@@ -68,24 +74,28 @@ format .(string,list<dyn>)string
 strings.quote (string)string
 find .(string,string)string
 findAll .(string,string)list<string> .(string,string,int)list<string>
-isSorted .(list<A>)bool
+isSorted .(list<C>)bool
 sum .(list<int>)int .(list<uint>)uint .(list<double>)double .(list<duration>)duration
-min .(list<A>)A
-max .(list<A>)A
+min .(list<C>)C
+max .(list<C>)C
 slice .(list<A>,int,int)list<A>
-flatten .(list<list<A>>)list<A> .(list<dyn>)list<dyn> .(list<dyn>,int)list<dyn>
+flatten .(list<list<A>>)list<A> .(list<dyn>,int)list<dyn>
 distinct .(list<A>)list<A>
 reverse .(list<A>)list<A>
-sort .(list<A>)list<A>
+sort .(list<C>)list<C>
 first .(list<A>)optional<A>
 last .(list<A>)optional<A>
 lists.range (int)list<int>
 sets.contains (list<A>,list<A>)bool
 sets.equivalent (list<A>,list<A>)bool
 sets.intersects (list<A>,list<A>)bool
+@sortByAssociatedKeys .(list<A>,list<C>)list<A>
+cel.@mapInsert (map<A,B>,A,B)map<A,B> (map<A,B>,map<A,B>)map<A,B>
 optional.of (A)optional<A>
 optional.ofNonZeroValue (A)optional<A>
 optional.none ()optional<A>
+optional.unwrap (list<optional<A>>)list<A>
+unwrapOpt .(list<optional<A>>)list<A>
 hasValue .(optional<A>)bool
 value .(optional<A>)A
 or .(optional<A>,optional<A>)optional<A>
@@ -187,7 +197,11 @@ pub(super) fn overloads(name: &str) -> Option<&'static [Overload]> {
     let all = ALL.get_or_init(|| {
         let read = |line: &'static str| {
             let (name, overloads) = line.split_once(' ')?;
-            Some((name, overloads.split(' ').filter_map(overload).collect::<Vec<_>>()))
+            let each = |text: &str| match text.split_once("<C>") {
+                Some(_) => COMPARABLE.iter().filter_map(|of| overload(&text.replace("<C>", &format!("<{of}>")).replace(")C", &format!("){of}")))).collect(),
+                None => Vec::from_iter(overload(text)),
+            };
+            Some((name, overloads.split(' ').flat_map(each).collect::<Vec<_>>()))
         };
         FUNCTIONS.lines().filter_map(read).collect()
     });
@@ -196,7 +210,7 @@ pub(super) fn overloads(name: &str) -> Option<&'static [Overload]> {
     all.get(name).map(Vec::as_slice)
 }
 
-fn overload(text: &'static str) -> Option<Overload> {
+fn overload(text: &str) -> Option<Overload> {
     let member = text.starts_with('.');
     let (args, result) = text.trim_start_matches(['.', '(']).split_once(')')?;
     let mut list = Vec::new();
@@ -218,10 +232,11 @@ fn overload(text: &'static str) -> Option<Overload> {
     Some(Overload { member, args: list, result: type_of(result) })
 }
 
-fn type_of(text: &'static str) -> Type {
+fn type_of(text: &str) -> Type {
     if let Some((outer, inner)) = text.strip_suffix('>').and_then(|t| t.split_once('<')) {
         return match outer {
             "list" => Type::list(type_of(inner)),
+            "type" => Type::Type(Arc::new(type_of(inner))),
             "optional" => Type::Optional(Arc::new(type_of(inner))),
             _ => inner.split_once(',').map_or(Type::Dyn, |(key, value)| Type::map(type_of(key), type_of(value))),
         };
@@ -237,7 +252,6 @@ fn type_of(text: &'static str) -> Type {
         "bytes" => Type::Bytes,
         "timestamp" => Type::Timestamp,
         "duration" => Type::Duration,
-        "type" => Type::Type,
         other => OPAQUE.iter().find(|(short, _)| *short == other).map_or(Type::Dyn, |(_, name)| Type::Opaque(name)),
     }
 }

@@ -6,7 +6,11 @@
 
 pub mod admission;
 mod ast;
+mod bounds;
+mod budget;
 mod check;
+mod cost;
+mod device;
 mod eval;
 mod functions;
 mod lex;
@@ -17,10 +21,12 @@ mod rules;
 #[cfg(test)]
 mod tests;
 mod types;
+mod unify;
 mod value;
 
 use std::fmt;
 
+pub use device::{SelectorFault, selector};
 pub use functions::{AUTHORIZER, RESOURCE_CHECK};
 pub use lib::opaque::{Authorizer, Check, Decision, Opaque, Query};
 pub use names::escape;
@@ -29,6 +35,7 @@ pub use types::{ListKind, ObjectType, Type};
 pub use value::{Key, Val};
 
 use ast::Expr;
+use bounds::Bounds;
 use eval::Evaluator;
 use lib::Regexes;
 
@@ -53,6 +60,8 @@ pub struct Env {
     variables: Vec<(String, Type)>,
     /// Whether expressions may make patches: `Object{...}`, `JSONPatch{...}`.
     pub patch_types: bool,
+    /// Whether expressions may name values: `cel.bind(x, self.a, x + x)`.
+    pub binds: bool,
 }
 
 impl Env {
@@ -121,15 +130,41 @@ impl Program {
     /// Compiles an expression. The error is cel-go's report: `ERROR: <input>:1:5: undefined field 'zz'` and the line with
     /// a mark below.
     pub fn compile(env: &Env, source: &str) -> Result<Self, String> {
-        let mut expr = parse::parse(source).map_err(|issue| report(source, &[issue]))?;
+        let mut expr = parse::parse(source, env.binds).map_err(|issues| report(source, &issues))?;
         let type_ = check::check(env, &mut expr).map_err(|issues| report(source, &issues))?;
         Ok(Self { expr, type_, regexes: Regexes::default() })
+    }
+
+    /// Compiles an expression as far as it can be told that it makes sense. The error says what came in the way.
+    pub fn build(env: &Env, source: &str) -> Result<Self, String> {
+        let program = Self::compile(env, source).map_err(|why| format!("compilation failed: {why}"))?;
+        match program.flaw(&program.expr) {
+            Some(why) => Err(format!("program instantiation failed: {why}")),
+            None => Ok(program),
+        }
+    }
+
+    /// What is wrong with a call whose arguments are known: conversions of literals, and regular expressions.
+    fn flaw(&self, expr: &Expr) -> Option<String> {
+        let mut found = None;
+        ast::each_child(&expr.node, &mut |child| found = found.take().or_else(|| self.flaw(child)));
+        let ast::Node::Call { name, args, .. } = &expr.node else { return found };
+        let literal = |i: usize| args.get(i).and_then(|arg| if let ast::Node::Literal(val) = &arg.node { Some(val) } else { None });
+        found.or_else(|| match (name.as_str(), literal(0), literal(1)) {
+            ("matches" | "find" | "findAll", _, Some(Val::Str(pattern))) => self.regexes.get(pattern).err().map(|fault| fault.to_string()),
+            ("bool" | "bytes" | "double" | "duration" | "int" | "string" | "timestamp" | "uint", Some(_), None) => {
+                let nothing: &[(&str, Val<'_>)] = &[];
+                let mut evaluator = Evaluator { outside: &nothing, regexes: &self.regexes, cost: 0, limit: CALL_LIMIT, locals: Vec::new() };
+                evaluator.eval(expr).err().map(|fault| fault.to_string())
+            }
+            _ => None,
+        })
     }
 
     /// Compiles an expression that must be of one of these types (dyn is any of them, if it is among them). The error is
     /// the detail of upstream's refusal.
     pub fn compile_to(env: &Env, source: &str, types: &[Type]) -> Result<Self, String> {
-        let program = Self::compile(env, source).map_err(|why| format!("compilation failed: {why}"))?;
+        let program = Self::build(env, source)?;
         if types.contains(&program.type_) || types.contains(&Type::Dyn) {
             return Ok(program);
         }
@@ -145,6 +180,11 @@ impl Program {
         self.expr.mentions(variable)
     }
 
+    /// What it costs at most, where `bounds` says how large its variables can be.
+    fn most(&self, bounds: &Bounds) -> u64 {
+        cost::most(&self.expr, bounds)
+    }
+
     /// Evaluates, at most for what [`CALL_LIMIT`] and the rest of the budget allow. Gives the value and what it cost.
     pub fn eval<'a>(&self, given: &dyn Activation<'a>) -> (Result<Val<'a>, Fault>, u64) {
         let mut evaluator = Evaluator { outside: given, regexes: &self.regexes, cost: 0, limit: CALL_LIMIT, locals: Vec::new() };
@@ -156,6 +196,11 @@ impl Program {
 /// The type as it is declared, where cel-go's other messages have a shorter name.
 fn declared(type_: &Type) -> String {
     match type_ {
+        Type::List(item, _) => format!("list({})", declared(item)),
+        Type::Map(key, value) => format!("map({}, {})", declared(key), declared(value)),
+        Type::Optional(inner) => format!("optional_type({})", declared(inner)),
+        Type::Type(inner) => format!("type({})", declared(inner)),
+        Type::Any => "google.protobuf.Any".into(),
         Type::Null => "null_type".into(),
         Type::Duration => "google.protobuf.Duration".into(),
         Type::Timestamp => "google.protobuf.Timestamp".into(),
@@ -171,9 +216,10 @@ fn report(source: &str, issues: &[Issue]) -> String {
         let start = chars[..at].iter().rposition(|c| *c == '\n').map_or(0, |i| i + 1);
         let end = chars[start..].iter().position(|c| *c == '\n').map_or(chars.len(), |i| start + i);
         let number = chars[..at].iter().filter(|c| **c == '\n').count() + 1;
-        let line: String = chars[start..end].iter().collect();
-        let column = at - start;
-        format!("ERROR: <input>:{number}:{}: {}\n | {line}\n | {}^", column + 1, issue.message, ".".repeat(column))
+        let line = String::from_iter(&chars[start..end]).replace('\t', " ");
+        let dots: String = chars[start..at].iter().map(|c| if c.is_ascii() { '.' } else { '．' }).collect();
+        let mark = if chars.get(at).is_none_or(char::is_ascii) { '^' } else { '＾' };
+        format!("ERROR: <input>:{number}:{}: {}\n | {line}\n | {dots}{mark}", at - start + 1, issue.message)
     });
     shown.collect::<Vec<_>>().join("\n")
 }

@@ -6,6 +6,11 @@ const KEYWORDS: [&str; 21] = [
     "namespace", "return", "var", "void", "while",
 ];
 
+/// The field of an object that an expression means where it names a word that is none: `self.namespace`.
+pub(super) fn unescaped(word: &str) -> Option<String> {
+    KEYWORDS.contains(&word).then(|| format!("__{word}__"))
+}
+
 /// The name by which an expression accesses the property; `None` for one that it can't.
 pub fn escape(property: &str) -> Option<String> {
     if KEYWORDS.contains(&property) {

@@ -2,7 +2,7 @@
 
 use super::Issue;
 use super::ast::{Expr, Macro, MacroKind, Node};
-use super::lex::{Token, tokens};
+use super::lex::{Placed, Token, tokens};
 use super::value::Val;
 
 /// How deep a tree may be: upstream's figure.
@@ -18,38 +18,62 @@ const RESERVED: [&str; 18] = [
     "void", "while",
 ];
 
-/// Reads an expression.
-pub(super) fn parse(source: &str) -> Result<Expr, Issue> {
+/// Reads an expression; `binds` is whether it may name values by `cel.bind`.
+pub(super) fn parse(source: &str, binds: bool) -> Result<Expr, Vec<Issue>> {
     let length = source.chars().count();
     if length > MAX_LENGTH {
         let message = format!("expression code point size exceeds limit: size: {length}, limit {MAX_LENGTH}");
-        return Err(Issue { at: 0, message });
+        return Err(vec![Issue { at: 0, message }]);
     }
-    let mut parser = Parser { tokens: tokens(source)?, at: 0, depth: 0, opened: usize::MAX };
-    let expr = parser.expr()?;
-    if *parser.peek() != Token::End {
-        return Err(parser.unexpected("<EOF>"));
+    let (tokens, mut issues) = tokens(source);
+    let mut parser = Parser { source, tokens, at: 0, depth: 0, opened: usize::MAX, binds };
+    let parsed = parser.expr().and_then(|expr| if *parser.peek() == Token::End { Ok(expr) } else { Err(parser.unexpected(END)) });
+    match parsed {
+        Ok(expr) if issues.is_empty() => Ok(expr),
+        other => {
+            issues.extend(other.err());
+            issues.sort_by_key(|issue| issue.at);
+            Err(issues)
+        }
     }
-    Ok(expr)
 }
 
-struct Parser {
-    tokens: Vec<(usize, Token)>,
+/// What an expression can begin with, in the words of cel-go's parser.
+const STARTS: &str = "'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER";
+/// What is expected where nothing may follow.
+const END: &str = "<EOF>";
+
+struct Parser<'s> {
+    source: &'s str,
+    tokens: Vec<Placed>,
     at: usize,
     depth: usize,
     /// The token after the parenthesis of the call read last: there, the call may end.
     opened: usize,
+    binds: bool,
 }
 
 type Parsed = Result<Expr, Issue>;
 
-impl Parser {
+impl Parser<'_> {
+    fn placed(&self, ahead: usize) -> &Placed {
+        &self.tokens[(self.at + ahead).min(self.tokens.len() - 1)]
+    }
+
     fn peek(&self) -> &Token {
-        &self.tokens[self.at.min(self.tokens.len() - 1)].1
+        &self.placed(0).2
     }
 
     fn place(&self) -> usize {
-        self.tokens[self.at.min(self.tokens.len() - 1)].0
+        self.placed(0).0
+    }
+
+    /// The source from a place to the end of the token that comes.
+    fn shown(&self, from: usize) -> String {
+        match self.placed(0) {
+            (_, _, Token::End) if from >= self.place() => "<EOF>".to_owned(),
+            (_, end, _) => self.source.chars().skip(from).take(end - from).collect(),
+        }
     }
 
     fn is(&self, symbol: &str) -> bool {
@@ -62,29 +86,71 @@ impl Parser {
         found
     }
 
+    /// What is wrong with the token that comes. Where leaving it out would help, it is too much.
     fn unexpected(&self, expecting: &str) -> Issue {
-        let shown = match self.peek() {
-            Token::End => "<EOF>".to_owned(),
-            Token::Ident(name) => name.clone(),
-            Token::Quoted(name) => format!("`{name}`"),
-            Token::Int(n) => n.to_string(),
-            Token::MinInt => "9223372036854775808".into(),
-            Token::Uint(n) => format!("{n}u"),
-            Token::Double(n) => n.to_string(),
-            Token::Text(text) => format!("{text:?}"),
-            Token::Bytes(_) => "b\"...\"".into(),
-            Token::Symbol(symbol) => (*symbol).to_owned(),
+        let shown = self.shown(self.place());
+        let next = &self.placed(1).2;
+        let wanted = match expecting {
+            "" => format!("{{'[', '{{', '(', {}'.', '-', '!', {STARTS}}}", if self.opened == self.at { "')', " } else { "" }),
+            "?" => format!("{{'[', '{{', '(', '.', '-', '!', '?', {STARTS}}}"),
+            other => other.to_owned(),
         };
-        let why = match expecting {
-            "" => format!("Syntax error: mismatched input '{shown}' expecting {{'[', '{{', '(', {}'.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}}", if self.opened == self.at { "')', " } else { "" }),
-            "<EOF>" => format!("Syntax error: extraneous input '{shown}' expecting <EOF>"),
-            other => format!("Syntax error: mismatched input '{shown}' expecting {other}"),
+        let extra = match expecting {
+            END => *next == Token::End,
+            "" => match next {
+                Token::Symbol(")") => self.opened == self.at,
+                Token::Symbol(symbol) => matches!(*symbol, "[" | "{" | "(" | "." | "-" | "!"),
+                Token::Ident(word) => word != "in",
+                Token::End | Token::Quoted(_) => false,
+                _ => true,
+            },
+            other => matches!(next, Token::Symbol(symbol) if other.trim_matches('\'') == *symbol),
         };
-        Issue { at: self.place(), message: why }
+        let why = match (self.peek(), expecting) {
+            (Token::End, "')'") => "missing ')' at '<EOF>'".to_owned(),
+            (Token::End, _) => format!("mismatched input '<EOF>' expecting {wanted}"),
+            _ if extra => format!("extraneous input '{shown}' expecting {wanted}"),
+            _ => format!("mismatched input '{shown}' expecting {wanted}"),
+        };
+        Issue { at: self.place(), message: format!("Syntax error: {why}") }
     }
 
     fn expect(&mut self, symbol: &'static str) -> Result<(), Issue> {
         if self.take(symbol) { Ok(()) } else { Err(self.unexpected(&format!("'{symbol}'"))) }
+    }
+
+    /// Goes on to the next item of a list, or over its end. Answers whether there may be another item.
+    fn another(&mut self, close: &'static str) -> Result<bool, Issue> {
+        if self.take(",") {
+            return if self.is(",") { Err(self.unexpected(&format!("'{close}'"))) } else { Ok(!self.take(close)) };
+        }
+        if self.take(close) { Ok(false) } else { Err(self.unexpected(&format!("{{'{close}', ','}}"))) }
+    }
+
+    /// Whether a list has items. Without any, there may still be a comma.
+    fn any(&mut self, close: &str) -> bool {
+        if self.is(",") && matches!(&self.placed(1).2, Token::Symbol(symbol) if *symbol == close) {
+            self.at += 1;
+        }
+        !self.take(close)
+    }
+
+    /// The name of a field, after a dot at `dot`.
+    fn field(&mut self, dot: usize, optional: bool) -> Result<String, Issue> {
+        let issue = match self.peek() {
+            Token::Ident(word) if word == "in" => None,
+            Token::Ident(word) if matches!(word.as_str(), "true" | "false" | "null") => return Err(self.unexpected("IDENTIFIER")),
+            Token::Ident(name) => {
+                let name = name.clone();
+                self.at += 1;
+                return Ok(name);
+            }
+            Token::Quoted(_) => Some("unsupported syntax: '`'".to_owned()),
+            _ if optional => return Err(self.unexpected("{IDENTIFIER, ESC_IDENTIFIER}")),
+            _ => None,
+        };
+        let message = issue.unwrap_or_else(|| format!("Syntax error: no viable alternative at input '{}'", self.shown(dot)));
+        Err(Issue { at: self.place(), message })
     }
 
     fn make(&self, at: usize, node: Node) -> Parsed {
@@ -203,14 +269,10 @@ impl Parser {
             let at = self.place();
             if self.take(".") {
                 let optional = self.take("?");
-                let field = match self.peek().clone() {
-                    Token::Ident(name) | Token::Quoted(name) => name,
-                    _ => return Err(self.unexpected("{IDENTIFIER, ESC_IDENTIFIER}")),
-                };
-                self.at += 1;
+                let field = self.field(at, optional)?;
                 let open = self.place();
                 if !optional && self.take("(") {
-                    let args = self.arguments(")")?;
+                    let args = self.arguments()?;
                     here = self.method(open, here, field, args)?;
                 } else if let (true, Some(name)) = (self.is("{"), path(&here)) {
                     here = self.construct(format!("{name}.{field}"))?;
@@ -219,6 +281,9 @@ impl Parser {
                 }
             } else if self.take("[") {
                 let optional = self.take("?");
+                if !optional && matches!(self.peek(), Token::End | Token::Symbol("]")) {
+                    return Err(self.unexpected("?"));
+                }
                 let index = self.expr()?;
                 self.expect("]")?;
                 here = self.call(at, if optional { "_[?_]" } else { "_[_]" }, vec![here, index])?;
@@ -228,17 +293,19 @@ impl Parser {
         }
     }
 
-    fn arguments(&mut self, close: &'static str) -> Result<Vec<Expr>, Issue> {
+    fn arguments(&mut self) -> Result<Vec<Expr>, Issue> {
         let mut args = Vec::new();
         self.opened = self.at;
-        while !self.take(close) {
+        if self.take(")") {
+            return Ok(args);
+        }
+        loop {
             args.push(self.expr()?);
             if !self.take(",") {
-                self.expect(close)?;
-                break;
+                self.expect(")")?;
+                return Ok(args);
             }
         }
-        Ok(args)
     }
 
     fn primary(&mut self) -> Parsed {
@@ -255,6 +322,10 @@ impl Parser {
                 "true" => Val::Bool(true),
                 "false" => Val::Bool(false),
                 "null" => Val::Null,
+                "in" => {
+                    self.at -= 1;
+                    return Err(self.unexpected(""));
+                }
                 _ => return self.name(at, name),
             },
             Token::Symbol(".") => match self.peek().clone() {
@@ -271,7 +342,8 @@ impl Parser {
             }
             Token::Symbol("[") => return self.list(at),
             Token::Symbol("{") => return self.map(at),
-            Token::MinInt => return Err(Issue { at, message: "Syntax error: invalid int literal".into() }),
+            Token::MinInt => return Err(Issue { at, message: "invalid int literal".into() }),
+
             _ => {
                 self.at -= 1;
                 return Err(self.unexpected(""));
@@ -282,15 +354,15 @@ impl Parser {
 
     fn name(&mut self, at: usize, name: String) -> Parsed {
         if RESERVED.contains(&name.as_str()) {
-            return Err(Issue { at, message: format!("Syntax error: reserved identifier: {name}") });
+            return Err(Issue { at, message: format!("reserved identifier: {name}") });
         }
         let open = self.place();
         if self.take("(") {
-            let mut args = self.arguments(")")?;
+            let mut args = self.arguments()?;
             if name == "has" && args.len() == 1 {
                 let arg = args.remove(0);
                 return match arg.node {
-                    Node::Select { of, field, optional: false } => self.make(arg.at, Node::Has { of, field }),
+                    Node::Select { of, field, optional: false } => self.make(open, Node::Has { of, field }),
                     _ => Err(Issue { at: arg.at, message: "invalid argument to has() macro".into() }),
                 };
             }
@@ -304,28 +376,24 @@ impl Parser {
 
     fn list(&mut self, at: usize) -> Parsed {
         let mut items = Vec::new();
-        while !self.take("]") {
+        let mut more = self.any("]");
+        while more {
             let optional = self.take("?");
             items.push((self.expr()?, optional));
-            if !self.take(",") {
-                self.expect("]")?;
-                break;
-            }
+            more = self.another("]")?;
         }
         self.make(at, Node::List(items))
     }
 
     fn map(&mut self, at: usize) -> Parsed {
         let mut entries = Vec::new();
-        while !self.take("}") {
+        let mut more = self.any("}");
+        while more {
             let optional = self.take("?");
             let key = self.expr()?;
             self.expect(":")?;
             entries.push((key, self.expr()?, optional));
-            if !self.take(",") {
-                self.expect("}")?;
-                break;
-            }
+            more = self.another("}")?;
         }
         self.make(at, Node::Map(entries))
     }
@@ -335,33 +403,31 @@ impl Parser {
         let at = self.place();
         self.expect("{")?;
         let mut fields = Vec::new();
-        while !self.take("}") {
+        let mut more = self.any("}");
+        while more {
             let optional = self.take("?");
             let field = match self.peek().clone() {
-                Token::Ident(name) | Token::Quoted(name) => name,
+                Token::Ident(name) => name,
                 _ => return Err(self.unexpected("{'}', ',', IDENTIFIER}")),
             };
             self.at += 1;
             self.expect(":")?;
             fields.push((field, self.expr()?, optional));
-            if !self.take(",") {
-                self.expect("}")?;
-                break;
-            }
+            more = self.another("}")?;
         }
         self.make(at, Node::Struct { name, fields })
     }
 
     /// A method call, or the macro that it stands for.
     fn method(&mut self, at: usize, target: Expr, name: String, mut args: Vec<Expr>) -> Parsed {
-        use MacroKind::{All, Exists, ExistsOne, Filter, Map, OptFlatMap, OptMap, SortBy, TransformMap, TransformMapEntry};
+        use MacroKind::{All, Bind, Exists, ExistsOne, Filter, Map, OptFlatMap, OptMap, SortBy, TransformMap, TransformMapEntry};
         // The kind, how many variables, and whether there is a filter before the body.
         let shape = match (name.as_str(), args.len()) {
             ("all", 2) => Some((All, 1, false)),
             ("all", 3) => Some((All, 2, false)),
             ("exists", 2) => Some((Exists, 1, false)),
             ("exists", 3) => Some((Exists, 2, false)),
-            ("exists_one" | "existsOne", 2) => Some((ExistsOne, 1, false)),
+            ("exists_one", 2) => Some((ExistsOne, 1, false)),
             ("exists_one" | "existsOne", 3) => Some((ExistsOne, 2, false)),
             ("map", 2) => Some((Map, 1, false)),
             ("map", 3) => Some((Map, 1, true)),
@@ -375,6 +441,8 @@ impl Parser {
             ("optMap", 2) => Some((OptMap, 1, false)),
             ("optFlatMap", 2) => Some((OptFlatMap, 1, false)),
             ("sortBy", 2) => Some((SortBy, 1, false)),
+            // The value takes the place of `cel`.
+            ("bind", 3) if self.binds && matches!(&target.node, Node::Ident(name) if name == "cel") => Some((Bind, 1, true)),
             _ => None,
         };
         let Some((kind, count, filtered)) = shape else {
@@ -385,12 +453,21 @@ impl Parser {
         for var in args.drain(..count) {
             match var.node {
                 Node::Ident(name) if !vars.contains(&name) => vars.push(name),
-                Node::Ident(_) => return Err(Issue { at: var.at, message: "duplicate variable name".into() }),
-                _ => return Err(Issue { at: var.at, message: "argument must be a simple name".into() }),
+                Node::Ident(name) => return Err(Issue { at: var.at, message: format!("duplicate variable name: {name}") }),
+                _ => {
+                    let message = match kind {
+                        Map | Filter | SortBy if count == 1 => "argument is not an identifier".to_owned(),
+                        Bind => "cel.bind() variable names must be simple identifiers".to_owned(),
+                        OptMap | OptFlatMap => format!("{name}() variable name must be a simple identifier"),
+                        _ => "argument must be a simple name".to_owned(),
+                    };
+                    return Err(Issue { at: var.at, message });
+                }
             }
         }
-        let filter = filtered.then(|| args.remove(0));
+        let mut filter = filtered.then(|| args.remove(0));
         let body = args.remove(0);
+        let target = if kind == Bind { filter.take().unwrap_or(target) } else { target };
         self.make(at, Node::Macro(Box::new(Macro { kind, range: target, vars, filter, body })))
     }
 }

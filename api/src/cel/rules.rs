@@ -2,7 +2,9 @@
 
 use serde_json::Value;
 
-use super::{BUDGET, Activation, Env, Fault, Program, Type, Val};
+use super::bounds::Bounds;
+use super::budget::{self, Budget};
+use super::{Activation, BUDGET, Env, Fault, Program, Type, Val};
 use crate::field::{Error, ErrorType};
 use crate::value::{items, text};
 
@@ -25,15 +27,14 @@ struct Node {
     items: Option<Box<Node>>,
     /// The keys by which items of the list are the same; empty for a list whose items can't be told apart.
     keys: Vec<String>,
-    /// What `allOf` adds.
-    all_of: Vec<Node>,
 }
 
 #[derive(Debug)]
 struct Rule {
     program: Result<Program, String>,
     message: String,
-    message_expression: Option<Program>,
+    /// What makes the message, with its source.
+    message_expression: Option<(Program, String)>,
     /// What it is called in errors.
     shown: String,
     reason: String,
@@ -42,18 +43,46 @@ struct Rule {
     optional_old: bool,
 }
 
-/// Compiles a schema's rules.
-struct Compiler {
+/// Compiles a schema's rules, and judges them where they are written.
+struct Compiler<'s> {
     errors: Vec<Error>,
+    judged: Option<Judged<'s>>,
+}
+
+/// How rules are judged.
+struct Judged<'s> {
+    budget: Budget,
+    /// Whether the schema itself is sound at this path and below: rules are only looked at where it is.
+    sound: &'s dyn Fn(&str) -> bool,
+}
+
+/// Where a node stands.
+#[derive(Clone)]
+struct Place {
+    path: String,
+    root: bool,
+    /// The list above whose items can't be told apart, so that there are no old values below.
+    lost: Option<String>,
+    /// How often values like this can stand in an object, if there is a limit.
+    times: Option<u64>,
 }
 
 impl Rules {
-    /// Compiles the rules of an `openAPIV3Schema`. `path` is where the schema stands, for the errors, which are upstream's.
-    /// Rules with errors are kept, and fail when they are evaluated.
-    pub fn compile(schema: &Value, path: &str) -> (Self, Vec<Error>) {
-        let mut compiler = Compiler { errors: Vec::new() };
-        let node = compiler.node(schema, schema, path, true, false, 0);
-        (Self(node), compiler.errors)
+    /// Compiles the rules of an `openAPIV3Schema`. Rules with errors are kept, and fail when they are evaluated.
+    pub fn compile(schema: &Value) -> Self {
+        let mut compiler = Compiler { errors: Vec::new(), judged: None };
+        Self(compiler.node(schema, &Place { path: String::new(), root: true, lost: None, times: None }, 0))
+    }
+
+    /// What is wrong with the rules of an `openAPIV3Schema` that stands at `path`: upstream's errors. `sound` tells whether
+    /// there is nothing else wrong at a path and below. A schema that was `stored` like this is spared the limit of cost
+    /// that holds for each rule.
+    pub fn judge(schema: &Value, path: &str, stored: bool, sound: &dyn Fn(&str) -> bool) -> Vec<Error> {
+        let mut compiler = Compiler { errors: Vec::new(), judged: Some(Judged { budget: Budget::new(stored), sound }) };
+        compiler.node(schema, &Place { path: path.to_owned(), root: true, lost: None, times: Some(1) }, 0);
+        let Compiler { mut errors, judged } = compiler;
+        errors.extend(judged.into_iter().flat_map(|j| j.budget.close(path)));
+        errors
     }
 
     /// Whether there are no rules.
@@ -66,7 +95,7 @@ impl Rules {
     pub fn validate(&self, new: &Value, old: Option<&Value>) -> Vec<Error> {
         let mut run = Run { errors: Vec::new(), budget: BUDGET, over: false };
         if let Some(node) = &self.0 {
-            run.node(node, new, old, old == Some(new), "", true);
+            run.node(node, new, old, old == Some(new), "");
         }
         run.errors
     }
@@ -89,84 +118,89 @@ fn go_rule(rule: &Value) -> String {
     )
 }
 
-impl Compiler {
-    /// The node, if it or anything below has rules. `spine` is the structural node, which for what stands in `allOf` is
-    /// another than `schema`. `lost` is whether old values can't be told for what is here.
-    fn node(&mut self, schema: &Value, spine: &Value, path: &str, root: bool, lost: bool, depth: usize) -> Option<Node> {
+impl Compiler<'_> {
+    /// The node, if it or anything below has rules.
+    fn node(&mut self, schema: &Value, place: &Place, depth: usize) -> Option<Node> {
         if depth > 100 || !schema.is_object() {
             return None;
         }
-        let type_ = Type::of_schema(spine, root || spine["x-kubernetes-embedded-resource"] == true);
-        let given = items(schema, &["x-kubernetes-validations"]);
-        let rules: Vec<Rule> = given.iter().enumerate().map(|(i, rule)| self.rule(rule, type_.as_ref(), &format!("{path}.x-kubernetes-validations[{i}]"), lost)).collect();
+        let list_map = text(schema, &["x-kubernetes-list-type"]) == "map";
+        let keys = items(schema, &["x-kubernetes-list-map-keys"]).iter().filter(|_| list_map).filter_map(Value::as_str);
+        let keys: Vec<String> = keys.map(str::to_owned).collect();
+        let times = budget::below(schema, place.times);
+        let at = |path: String| Place { path: format!("{}.{path}", place.path), root: false, lost: place.lost.clone(), times };
+        let mut below = if schema["items"].is_object() { None } else { self.node(&schema["additionalProperties"], &at("additionalProperties".into()), depth + 1) };
         let mut properties = Vec::new();
         for (name, child) in schema["properties"].as_object().into_iter().flatten() {
-            let spine = &spine["properties"][name];
-            if let Some(node) = self.node(child, spine, &format!("{path}.properties[{name}]"), false, lost, depth + 1) {
+            if let Some(node) = self.node(child, &at(format!("properties[{name}]")), depth + 1) {
                 properties.push((name.clone(), node));
             }
         }
-        let keys: Vec<String> = match text(spine, &["x-kubernetes-list-type"]) {
-            "map" => items(spine, &["x-kubernetes-list-map-keys"]).iter().filter_map(Value::as_str).map(str::to_owned).collect(),
-            _ => Vec::new(),
-        };
-        let items_node = if schema["items"].is_object() {
-            self.node(&schema["items"], &spine["items"], &format!("{path}.items"), false, lost || keys.is_empty(), depth + 1)
-        } else {
-            let key = "additionalProperties";
-            self.node(&schema[key], &spine[key], &format!("{path}.{key}"), false, lost, depth + 1)
-        };
-        let mut all_of = Vec::new();
-        for (i, part) in items(schema, &["allOf"]).iter().enumerate() {
-            all_of.extend(self.node(part, spine, &format!("{path}.allOf[{i}]"), root, lost, depth + 1));
+        if schema["items"].is_object() {
+            let lost = place.lost.clone().or_else(|| (!list_map).then(|| place.path.clone()));
+            below = self.node(&schema["items"], &Place { lost, ..at("items".into()) }, depth + 1);
         }
-        if rules.is_empty() && properties.is_empty() && items_node.is_none() && all_of.is_empty() {
+        let root = place.root || schema["x-kubernetes-embedded-resource"] == true;
+        let given = items(schema, &["x-kubernetes-validations"]);
+        let type_ = if given.is_empty() { None } else { Type::of_schema(schema, root) };
+        let rules = self.rules(schema, given, root, type_.as_ref(), place);
+        if rules.is_empty() && properties.is_empty() && below.is_none() {
             return None;
         }
-        let type_name = text(spine, &["type"]).to_owned();
-        Some(Node { rules, type_name, type_, properties, items: items_node.map(Box::new), keys, all_of })
+        let type_name = text(schema, &["type"]).to_owned();
+        Some(Node { rules, type_name, type_, properties, items: below.map(Box::new), keys })
     }
 
-    fn rule(&mut self, rule: &Value, type_: Option<&Type>, path: &str, lost: bool) -> Rule {
+    fn rules(&mut self, schema: &Value, given: &[Value], root: bool, type_: Option<&Type>, place: &Place) -> Vec<Rule> {
+        if given.is_empty() || self.judged.as_ref().is_some_and(|j| !(j.sound)(&place.path)) {
+            return Vec::new();
+        }
+        let bounds = if self.judged.is_some() { Bounds::of_schema(schema, root) } else { None };
+        if self.judged.is_some() && bounds.is_none() {
+            let path = format!("{}.x-kubernetes-validations", place.path);
+            let detail = "internal error: failed to construct type information for x-kubernetes-validations rules: unable to convert structural schema to CEL declarations";
+            self.errors.push(Error { kind: ErrorType::Internal, path, value: None, detail: detail.into() });
+            return Vec::new();
+        }
+        given.iter().enumerate().map(|(i, rule)| self.rule(rule, type_, bounds.as_ref(), &format!("{}.x-kubernetes-validations[{i}]", place.path), place)).collect()
+    }
+
+    fn rule(&mut self, rule: &Value, type_: Option<&Type>, bounds: Option<&Bounds>, path: &str, place: &Place) -> Rule {
         let source = text(rule, &["rule"]);
         let optional_old = rule["optionalOldSelf"] == true;
         let self_type = type_.cloned().unwrap_or(Type::Dyn);
         let old_type = if optional_old { Type::Optional(self_type.clone().into()) } else { self_type.clone() };
         let env = Env::default().with("self", self_type).with("oldSelf", old_type);
-        let mut invalid = |at: &str, detail: &str| {
-            let error = Error { kind: ErrorType::Invalid, path: format!("{path}.{at}"), value: Some(go_rule(rule)), detail: detail.into() };
-            self.errors.push(error);
-        };
-        let program = Program::compile(&env, source).map_err(|why| format!("compilation failed: {why}")).and_then(|program| {
+        let invalid = |at: &str, detail: String| Error { kind: ErrorType::Invalid, path: format!("{path}.{at}"), value: Some(go_rule(rule)), detail };
+        let program = Program::build(&env, source).and_then(|program| {
             if program.type_ == Type::Bool { Ok(program) } else { Err("cel expression must evaluate to a bool".to_owned()) }
         });
-        if let Err(detail) = &program
-            && !source.trim().is_empty()
-        {
-            invalid("rule", detail);
+        match &program {
+            Ok(program) => self.spend("estimated rule cost", format!("{path}.rule"), program, bounds, Some(place)),
+            Err(detail) if !source.trim().is_empty() => self.errors.push(invalid("rule", detail.clone())),
+            Err(_) => {}
         }
         let message_source = text(rule, &["messageExpression"]);
-        let message_expression = if message_source.is_empty() {
-            None
-        } else {
-            match Program::compile(&env, message_source) {
-                Ok(program) if program.type_ == Type::String => Some(program),
-                Ok(_) => {
-                    invalid("messageExpression", "messageExpression must evaluate to a string");
-                    None
+        let mut message_expression = None;
+        if program.is_ok() && !message_source.is_empty() {
+            match Program::build(&env, message_source) {
+                Ok(program) if program.type_ == Type::String => {
+                    self.spend("estimated messageExpression cost", format!("{path}.messageExpression"), &program, bounds, None);
+                    message_expression = Some((program, message_source.to_owned()));
                 }
+                Ok(_) => self.errors.push(invalid("messageExpression", "messageExpression must evaluate to a string".into())),
                 Err(why) => {
-                    invalid("messageExpression", &format!("messageExpression compilation failed: {why}"));
-                    None
+                    let why = why.strip_prefix("program ").unwrap_or(&why);
+                    self.errors.push(invalid("messageExpression", format!("messageExpression {why}")));
                 }
             }
-        };
+        }
         let uses_old = program.as_ref().is_ok_and(|p| p.mentions("oldSelf"));
-        if uses_old && lost {
-            let detail = "oldSelf cannot be used on the uncorrelatable portion of the schema";
+        if let (true, Some(list)) = (uses_old, &place.lost) {
+            let detail = format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {list}");
             self.errors.push(Error::invalid(format!("{path}.rule"), source, detail));
         }
-        if program.is_ok() && !uses_old && rule["optionalOldSelf"].is_boolean() {
+        if !uses_old && rule["optionalOldSelf"].is_boolean() {
             let detail = "may not be set if oldSelf is not used in rule";
             self.errors.push(Error::invalid(format!("{path}.optionalOldSelf"), rule["optionalOldSelf"].clone(), detail));
         }
@@ -182,6 +216,14 @@ impl Compiler {
             uses_old,
             optional_old,
         }
+    }
+
+    /// Counts what an expression may cost: as often as values of its place can stand in an object, where one is given.
+    fn spend(&mut self, name: &str, path: String, program: &Program, bounds: Option<&Bounds>, place: Option<&Place>) {
+        let (Some(judged), Some(bounds)) = (&mut self.judged, bounds) else { return };
+        let times = place.map_or(1, |place| place.times.unwrap_or_else(|| bounds.most_in_object()));
+        let cost = program.most(bounds).saturating_mul(times);
+        self.errors.extend(judged.budget.spend(name, path, cost));
     }
 }
 
@@ -216,27 +258,24 @@ fn below(path: &str, name: &str) -> String {
 
 impl Run {
     /// `same` is whether this, or the nearest above that has a value before, is what it was.
-    fn node(&mut self, node: &Node, new: &Value, old: Option<&Value>, same: bool, path: &str, main: bool) {
+    fn node(&mut self, node: &Node, new: &Value, old: Option<&Value>, same: bool, path: &str) {
         if self.over || new.is_null() {
             return;
         }
         let old = old.filter(|o| !o.is_null());
         self.rules(node, new, old, same, path);
-        for part in &node.all_of {
-            self.node(part, new, old, same && main, path, main);
-        }
         match new {
             Value::Object(map) => {
                 for (name, child) in &node.properties {
                     if let Some(value) = map.get(name) {
                         let before = old.and_then(|o| o.get(name));
-                        self.node(child, value, before, before == Some(value), &below(path, name), main);
+                        self.node(child, value, before, before == Some(value), &below(path, name));
                     }
                 }
                 if let Some(values) = &node.items {
                     for (key, value) in map.iter().filter(|(key, _)| !node.properties.iter().any(|(name, _)| name == *key)) {
                         let before = old.and_then(|o| o.get(key));
-                        self.node(values, value, before, before == Some(value), &format!("{path}[{key}]"), main);
+                        self.node(values, value, before, before == Some(value), &format!("{path}[{key}]"));
                     }
                 }
             }
@@ -246,7 +285,7 @@ impl Run {
                     let keyed = |other: &&Value| node.keys.iter().all(|key| other.get(key) == item.get(key));
                     let before = if node.keys.is_empty() { None } else { old.and_then(Value::as_array).and_then(|o| o.iter().find(keyed)) };
                     let same = if node.keys.is_empty() { same } else { before == Some(item) };
-                    self.node(child, item, before, same, &format!("{path}[{i}]"), main);
+                    self.node(child, item, before, same, &format!("{path}[{i}]"));
                 }
             }
             _ => {}
@@ -260,6 +299,12 @@ impl Run {
     }
 
     fn rules(&mut self, node: &Node, new: &Value, old: Option<&Value>, same: bool, path: &str) {
+        if node.rules.is_empty() {
+            return;
+        }
+        if self.budget == 0 {
+            return self.out_of_budget(node, path);
+        }
         let type_ = node.type_.clone().unwrap_or(Type::Dyn);
         let value = Val::json(new, &type_);
         let before = old.map(|old| Val::json(old, &type_));
@@ -287,15 +332,15 @@ impl Run {
                     if same && !rule.uses_old {
                         continue;
                     }
-                    let detail = match self.message(rule, &given) {
-                        Ok(detail) => detail,
+                    // Messages see the old value as it is, also where rules see an optional.
+                    match self.message(rule, &Given(value.clone(), before.clone())) {
+                        Ok(detail) => self.errors.push(refusal(node, rule, new, path, detail)),
                         Err(why) => {
                             self.over = true;
-                            self.errors.push(invalid(why));
+                            self.errors.push(Error::invalid(refused_path(rule, path), node.type_name.as_str(), why));
                             return;
                         }
-                    };
-                    self.errors.push(refusal(node, rule, new, path, detail));
+                    }
                 }
                 Err(Fault::TooExpensive) => {
                     let why = format!("'{}': no further validation rules will be run due to call cost exceeds limit for rule: {}", Fault::TooExpensive, rule.shown);
@@ -313,11 +358,15 @@ impl Run {
 
     /// What is said of a broken rule; an error is one that ends the validation.
     fn message(&mut self, rule: &Rule, given: &Given<'_>) -> Result<String, String> {
-        if let Some(program) = &rule.message_expression {
+        if let Some((program, source)) = &rule.message_expression {
             let (result, cost) = program.eval(given);
             let Some(left) = self.budget.checked_sub(cost) else {
                 return Err("messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run".into());
             };
+            if matches!(result, Err(Fault::TooExpensive)) {
+                let why = "no further validation rules will be run due to call cost exceeds limit for messageExpression";
+                return Err(format!("{why}: {source:?}"));
+            }
             self.budget = left;
             if let Ok(Val::Str(text)) = result {
                 let text = text.trim();
@@ -330,8 +379,12 @@ impl Run {
     }
 }
 
+fn refused_path(rule: &Rule, path: &str) -> String {
+    if rule.field_path.is_empty() { shown_path(path) } else { below(path, &rule.field_path) }
+}
+
 fn refusal(node: &Node, rule: &Rule, value: &Value, path: &str, detail: String) -> Error {
-    let path = if rule.field_path.is_empty() { shown_path(path) } else { below(path, &rule.field_path) };
+    let path = refused_path(rule, path);
     let shown = (!matches!(node.type_name.as_str(), "object" | "array")).then(|| crate::field::shown(value));
     let (kind, value, detail) = match rule.reason.as_str() {
         "FieldValueForbidden" => (ErrorType::Forbidden, None, detail),

@@ -74,8 +74,8 @@ fn macros() {
     check("[3, 1, 2].sortBy(x, -x)", json!([3, 2, 1]));
     check("object.?missing.orValue('d') + object.?name.orValue('e')", json!("dx"));
     check("object.?nested.?deep[?0].optMap(x, x + '!').orValue('none')", json!("p!"));
-    check("[?object.?missing, ?optional.of(1)]", json!([1]));
-    check("{?'a': object.?missing, ?'b': optional.of(1)}", json!({"b": 1}));
+    check("[?object.?missing, ?optional.of(dyn(1))]", json!([1]));
+    check("{?'a': object.?missing, ?'b': optional.of(dyn(1))}", json!({"b": 1}));
     check("object.?missing.hasValue() || optional.none().or(optional.of(true)).value()", json!(true));
     check("optional.ofNonZeroValue('').hasValue()", json!(false));
 }
@@ -173,7 +173,7 @@ fn compile_errors() {
     refused(&env, "duration('x') == duration('1s')", "ERROR: <input>:1:10: invalid duration argument\n | duration('x') == duration('1s')\n | .........^");
     let syntax = "Syntax error: mismatched input '<EOF>' expecting {'[', '{', '(', ')', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
     refused(&env, "bad(", &format!("ERROR: <input>:1:5: {syntax}\n | bad(\n | ....^"));
-    refused(&env, "\nself.a &&\n  foo", "ERROR: <input>:2:8: found no matching overload for '_&&_' applied to '(int, dyn)'\n | self.a &&\n | .......^\nERROR: <input>:3:3: undeclared reference to 'foo' (in container '')\n |   foo\n | ..^");
+    refused(&env, "\nself.a &&\n  foo", "ERROR: <input>:2:5: expected type 'bool' but found 'int'\n | self.a &&\n | ....^\nERROR: <input>:3:3: undeclared reference to 'foo' (in container '')\n |   foo\n | ..^");
 }
 
 #[test]
@@ -226,9 +226,13 @@ fn schema() -> Value {
     }}})
 }
 
+fn judge(schema: &Value, path: &str) -> Vec<field::Error> {
+    Rules::judge(schema, path, false, &|_| true)
+}
+
 fn violations(spec: Value, old: Option<Value>) -> Vec<String> {
-    let (rules, errors) = Rules::compile(&schema(), "spec.validation.openAPIV3Schema");
-    assert_eq!(errors, []);
+    assert_eq!(judge(&schema(), "s"), []);
+    let rules = Rules::compile(&schema());
     let wrap = |spec: Value| json!({"metadata": {"name": "x"}, "spec": spec});
     rules.validate(&wrap(spec), old.map(wrap).as_ref()).iter().map(field::Error::to_string).collect()
 }
@@ -265,12 +269,48 @@ fn rules_of_custom_resources() {
 
 #[test]
 fn rules_that_do_not_compile() {
-    let (_, errors) = Rules::compile(&json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.zz > 1"}]}), "p");
+    let errors = judge(&json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.zz > 1"}]}), "p");
     let value = r#"{"Rule":"self.zz \u003e 1","Message":"","MessageExpression":"","Reason":null,"FieldPath":"","OptionalOldSelf":null}"#;
     let report = "compilation failed: ERROR: <input>:1:5: undefined field 'zz'\n | self.zz > 1\n | ....^";
     assert_eq!(errors[0].to_string(), format!("p.x-kubernetes-validations[0].rule: Invalid value: {value}: {report}"));
-    let errors = |schema: Value| Rules::compile(&schema, "p").1.iter().map(|e| e.detail.clone()).collect::<Vec<_>>();
+    let errors = |schema: Value| judge(&schema, "p").iter().map(|e| e.detail.clone()).collect::<Vec<_>>();
     assert_eq!(errors(json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.metadata.name"}]})), ["cel expression must evaluate to a bool"]);
-    let lost = json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}}});
-    assert_eq!(errors(lost), ["oldSelf cannot be used on the uncorrelatable portion of the schema"]);
+    let lost = json!({"type": "object", "properties": {"l": {"type": "array", "maxItems": 9, "items": {"type": "string", "maxLength": 9, "x-kubernetes-validations": [{"rule": "self == oldSelf"}]}}}});
+    assert_eq!(errors(lost), ["oldSelf cannot be used on the uncorrelatable portion of the schema within p.properties[l]"]);
+}
+
+/// The schema that the cases are about.
+fn cases_schema() -> Value {
+    serde_json::from_str(include_str!("cases/schema.json")).expect("a schema")
+}
+
+/// The estimates of upstream's 1.36.
+#[test]
+fn costs_are_upstreams() {
+    let schema = cases_schema();
+    let type_ = Type::of_schema(&schema, false).expect("a type");
+    let bounds = super::bounds::Bounds::of_schema(&schema, false).expect("bounds");
+    let env = Env::default().with("self", type_.clone()).with("oldSelf", type_);
+    for line in include_str!("cases/costs.txt").lines() {
+        let (cost, rule) = line.split_once(' ').expect("a cost and a rule");
+        let program = Program::compile(&env, rule).expect(rule);
+        assert_eq!(program.most(&bounds).to_string(), cost, "{rule}");
+    }
+}
+
+/// What upstream's 1.36 says of wrong expressions: each one's line is followed by its errors.
+#[test]
+fn refusals_are_upstreams() {
+    let type_ = Type::of_schema(&cases_schema(), false).expect("a type");
+    let env = Env::default().with("self", type_.clone()).with("oldSelf", type_);
+    let mut lines = include_str!("cases/refusals.txt").lines().peekable();
+    while let Some(rule) = lines.next() {
+        let mut expected = Vec::new();
+        while let Some(error) = lines.next_if(|line| line.starts_with("  <input>")) {
+            expected.push(error.trim_start());
+        }
+        let report = Program::compile(&env, rule).expect_err(rule);
+        let found: Vec<&str> = report.lines().filter_map(|line| line.strip_prefix("ERROR: ")).collect();
+        assert_eq!(found, expected, "{rule}");
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::names::escape;
+use super::names::{escape, unescaped};
 use crate::schema::{Kind, Schema};
 
 /// A type.
@@ -14,6 +14,8 @@ use crate::schema::{Kind, Schema};
 pub enum Type {
     /// Not known before the value is: anything goes.
     Dyn,
+    /// The same under another name, of values that can't be gone through.
+    Any,
     /// `null`
     Null,
     /// `bool`
@@ -39,13 +41,13 @@ pub enum Type {
     /// A value or none.
     Optional(Arc<Type>),
     /// A type as a value.
-    Type,
+    Type(Arc<Type>),
     /// An object with known fields.
     Object(Arc<ObjectType>),
     /// One of Kubernetes' own: `kubernetes.Quantity`, `net.IP`.
     Opaque(&'static str),
-    /// A parameter of a function's signature.
-    Param(u8),
+    /// A type that isn't known yet: a parameter of a function's signature.
+    Param(u32),
 }
 
 /// How a list is compared and added to.
@@ -69,6 +71,13 @@ pub struct ObjectType {
     pub fields: BTreeMap<String, (String, Type)>,
     /// Whether a literal of it may name other fields.
     pub open: bool,
+}
+
+impl ObjectType {
+    /// The field that an expression calls by this name: its name in JSON, and its type.
+    pub(super) fn field(&self, name: &str) -> Option<&(String, Type)> {
+        self.fields.get(name).or_else(|| self.fields.get(&unescaped(name)?))
+    }
 }
 
 impl Type {
@@ -103,7 +112,7 @@ impl Type {
         }
         Some(match schema["type"].as_str().unwrap_or("") {
             "array" => {
-                let items = Self::read(&schema["items"], embedded(&schema["items"]), name, depth + 1)?;
+                let items = Self::read(&schema["items"], embedded(&schema["items"]), &format!("{name}.@idx"), depth + 1)?;
                 let keys = schema["x-kubernetes-list-map-keys"].as_array();
                 let kind = match schema["x-kubernetes-list-type"].as_str() {
                     Some("set") => ListKind::Set,
@@ -115,7 +124,7 @@ impl Type {
             "object" => {
                 if schema["additionalProperties"].is_object() {
                     let values = &schema["additionalProperties"];
-                    return Some(Self::map(Self::String, Self::read(values, embedded(values), name, depth + 1)?));
+                    return Some(Self::map(Self::String, Self::read(values, embedded(values), &format!("{name}.@elem"), depth + 1)?));
                 }
                 let mut fields = BTreeMap::new();
                 for (property, child) in schema["properties"].as_object().into_iter().flatten() {
@@ -176,46 +185,29 @@ impl Type {
         }
     }
 
-    /// Whether a value of type `from` can stand where this one is wanted; `bound` holds what the parameters have come to be.
-    pub(super) fn takes(&self, from: &Self, bound: &mut Vec<Option<Self>>) -> bool {
-        match (self, from) {
-            (Self::Param(i), _) => {
-                let i = usize::from(*i);
-                if bound.len() <= i {
-                    bound.resize(i + 1, None);
-                }
-                match bound[i].clone() {
-                    None => bound[i] = Some(from.clone()),
-                    Some(Self::Dyn) => {}
-                    Some(known) => {
-                        if !known.takes(from, &mut Vec::new()) {
-                            // A wider type may still hold for both: null and optional literals, dyn items.
-                            if !from.takes(&known, &mut Vec::new()) {
-                                return false;
-                            }
-                            bound[i] = Some(from.clone());
-                        }
-                    }
-                }
-                true
-            }
-            (Self::Dyn, _) | (_, Self::Dyn) => true,
-            (Self::List(a, _), Self::List(b, _)) | (Self::Optional(a), Self::Optional(b)) => a.takes(b, bound),
-            (Self::Map(ak, av), Self::Map(bk, bv)) => ak.takes(bk, bound) && av.takes(bv, bound),
-            (Self::Object(_) | Self::Opaque(_) | Self::Duration | Self::Timestamp, Self::Null) => true,
-            (Self::Null, Self::Object(_) | Self::Opaque(_) | Self::Duration | Self::Timestamp) => true,
-            (Self::Object(a), Self::Object(b)) => Arc::ptr_eq(a, b) || a == b,
+    /// Whether anything goes.
+    pub(super) fn is_dyn(&self) -> bool {
+        matches!(self, Self::Dyn | Self::Any)
+    }
+
+    /// Whether the types are the same, however lists are compared. Objects are what they are called.
+    pub(super) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::List(a, _), Self::List(b, _)) | (Self::Optional(a), Self::Optional(b)) | (Self::Type(a), Self::Type(b)) => a.same(b),
+            (Self::Map(ak, av), Self::Map(bk, bv)) => ak.same(bk) && av.same(bv),
+            (Self::Object(a), Self::Object(b)) => Arc::ptr_eq(a, b) || a.name == b.name && a.fields.len() == b.fields.len(),
             (a, b) => a == b,
         }
     }
 
-    /// The type with the parameters put in.
-    pub(super) fn with(&self, bound: &[Option<Self>]) -> Self {
+    /// The type with its parameters counted on from this one: as no other has them.
+    pub(super) fn shifted(&self, by: u32) -> Self {
         match self {
-            Self::Param(i) => bound.get(usize::from(*i)).cloned().flatten().unwrap_or(Self::Dyn),
-            Self::List(item, kind) => Self::List(Arc::new(item.with(bound)), Arc::clone(kind)),
-            Self::Map(key, value) => Self::map(key.with(bound), value.with(bound)),
-            Self::Optional(inner) => Self::Optional(Arc::new(inner.with(bound))),
+            Self::Param(i) => Self::Param(i + by),
+            Self::List(item, kind) => Self::List(Arc::new(item.shifted(by)), Arc::clone(kind)),
+            Self::Map(key, value) => Self::map(key.shifted(by), value.shifted(by)),
+            Self::Optional(inner) => Self::Optional(Arc::new(inner.shifted(by))),
+            Self::Type(inner) => Self::Type(Arc::new(inner.shifted(by))),
             other => other.clone(),
         }
     }
@@ -229,6 +221,7 @@ impl fmt::Display for Type {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Dyn => "dyn",
+            Self::Any => "any",
             Self::Null => "null",
             Self::Bool => "bool",
             Self::Int => "int",
@@ -241,10 +234,10 @@ impl fmt::Display for Type {
             Self::List(item, _) => return write!(f, "list({item})"),
             Self::Map(key, value) => return write!(f, "map({key}, {value})"),
             Self::Optional(inner) => return write!(f, "optional_type({inner})"),
-            Self::Type => "type",
+            Self::Type(inner) => return write!(f, "type({inner})"),
             Self::Object(object) => &object.name,
             Self::Opaque(name) => name,
-            Self::Param(i) => return write!(f, "{}", char::from(b'A' + i)),
+            Self::Param(i) => return write!(f, "_var{i}"),
         })
     }
 }

@@ -168,7 +168,7 @@ impl<'a> Val<'a> {
                 Self::Str(name) => match type_ {
                     // A null in a known field is as good as none.
                     Type::Object(object) => {
-                        let field = object.fields.get(&**name);
+                        let field = object.field(name);
                         field.and_then(|(json, type_)| Some(Val::json(map.get(json).filter(|v| !v.is_null())?, type_)))
                     }
                     Type::Map(_, value) => map.get(&**name).map(|v| Val::json(v, value)),

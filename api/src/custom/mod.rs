@@ -63,7 +63,7 @@ impl Custom {
 
     /// The rules of this version's schema.
     pub fn rules(&self) -> &Rules {
-        self.rules.get_or_init(|| Rules::compile(&self.source, "").0)
+        self.rules.get_or_init(|| Rules::compile(&self.source))
     }
 
     /// Makes of a stored object what Go's decoder makes of it: what the schema of its version doesn't know goes, defaults

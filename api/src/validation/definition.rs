@@ -7,7 +7,6 @@ use super::webhooks::client;
 use super::{meta, structural};
 use crate::field::{Error, ErrorType};
 use crate::names;
-use crate::schema::Schema;
 
 /// What versions may have each for itself. Where all agree, messages speak of the definition as a whole.
 const PER_VERSION: [&str; 4] = ["schema", "subresources", "additionalPrinterColumns", "selectableFields"];
@@ -22,12 +21,13 @@ pub(super) fn definition(e: &mut Errors, object: &At) {
     }
     meta::labels(e, &object.at("metadata.labels"));
     meta::annotations(e, &object.at("metadata.annotations"));
-    definition_spec(e, &spec);
+    definition_spec(e, &spec, &Value::Null);
     stored_versions(e, object);
     approval(e, object);
 }
 
-fn definition_spec(e: &mut Errors, spec: &At) {
+/// `old` is the spec before an update.
+fn definition_spec(e: &mut Errors, spec: &At, old: &Value) {
     let group = spec.at("group");
     let before = e.0.len();
     e.required_form(&group, names::dns_subdomain);
@@ -45,17 +45,21 @@ fn definition_spec(e: &mut Errors, spec: &At) {
             e.required(&version.at("schema.openAPIV3Schema"), "");
         }
         if !agreed {
-            version_rules(e, &version, &version.path, &version.below("schema.openAPIV3Schema"));
+            version_rules(e, &version, old, &version.path, &version.below("schema.openAPIV3Schema"));
         }
     }
     e.unique(versions.items().map(|v| v.at("name")));
     if storage.len() != 1 {
-        e.invalid_shown(&versions, shown_versions(&versions, agreed), "must have exactly one version marked as storage version");
+        let mut shown = versions.value.clone();
+        for version in shown.as_array_mut().into_iter().flatten().filter(|_| agreed) {
+            PER_VERSION.iter().for_each(|field| drop(crate::value::remove(version, &[field])));
+        }
+        e.invalid(&At { value: &shown, ..versions.clone() }, "must have exactly one version marked as storage version");
     }
     if let Some(first) = versions.items().next() {
         e.form(&first.at("name").called(spec.below("version")), names::dns1035_label);
         if agreed {
-            version_rules(e, &first, &spec.path, &spec.below("validation.openAPIV3Schema"));
+            version_rules(e, &first, old, &spec.path, &spec.below("validation.openAPIV3Schema"));
         }
     }
     definition_names(e, &spec.at("names"));
@@ -89,18 +93,6 @@ fn agreed(versions: &At) -> bool {
     all.iter().all(|v| PER_VERSION.iter().all(|field| same(v.at(field).value, all[0].at(field).value)))
 }
 
-fn shown_versions(versions: &At, agreed: bool) -> String {
-    let schema = Schema::builtin("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionVersion").unwrap_or(Schema::any());
-    let shown = versions.items().map(|version| {
-        let mut copy = version.value.clone();
-        for field in PER_VERSION.iter().filter(|_| agreed) {
-            crate::value::remove(&mut copy, &[field]);
-        }
-        schema.shown_go(&copy)
-    });
-    format!("[{}]", shown.collect::<Vec<_>>().join(","))
-}
-
 fn definition_names(e: &mut Errors, names: &At) {
     for field in ["plural", "singular", "kind", "listKind"] {
         let at = names.at(field);
@@ -121,21 +113,20 @@ fn definition_names(e: &mut Errors, names: &At) {
     }
 }
 
-/// What a version says for itself. `place` and `schema_place` are where messages put it.
-fn version_rules(e: &mut Errors, version: &At, place: &str, schema_place: &str) {
+/// What a version says for itself. `place` and `schema_place` are where messages put it; `old` is the spec before an update.
+fn version_rules(e: &mut Errors, version: &At, old: &Value, place: &str, schema_place: &str) {
     let schema = version.at("schema.openAPIV3Schema").called(schema_place);
     let at = |field: &str| version.at(field).called(format!("{place}.{field}"));
     if schema.is_set() {
         if at("subresources").at("status").is_set() {
-            structural::root_with_status(e, &schema, || {
-                let props = Schema::builtin("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps").unwrap_or(Schema::any());
-                props.shown_go(schema.value)
-            });
+            structural::root_with_status(e, &schema);
         }
         if schema.at("nullable").flag() {
             e.forbidden(&schema.at("nullable"), "nullable cannot be true at the root");
         }
-        structural::schema(e, &schema);
+        let before = crate::value::items(old, &["versions"]).iter().find(|v| v["name"] == *version.at("name").value);
+        let stored = before.is_some_and(|v| same(&v["schema"]["openAPIV3Schema"], schema.value));
+        structural::schema(e, &schema, stored);
     }
     scale(e, &at("subresources").at("scale"));
     for column in at("additionalPrinterColumns").items() {
@@ -302,7 +293,7 @@ pub(super) fn definition_update(e: &mut Errors, new: &At, old: &Value) {
     }
     e.unchanged(&spec, &old["spec"], &["group"]);
     if !e.has_since(before) {
-        definition_spec(e, &spec);
+        definition_spec(e, &spec, &old["spec"]);
         stored_versions(e, new);
         approval(e, new);
     }

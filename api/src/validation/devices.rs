@@ -1,11 +1,12 @@
-//! Dynamic resource allocation: device classes, claims and their templates, slices. The expressions of selectors are not
-//! compiled here.
+//! Dynamic resource allocation: device classes, claims and their templates, slices.
 
 use serde_json::Value;
 
 use super::check::{At, Errors, same};
 use super::volume::csi_driver_name;
 use super::{meta, scheduling};
+use crate::cel::SelectorFault;
+use crate::field::{Error, ErrorType};
 use crate::names;
 
 /// The most requests of a claim, results of an allocation, constraints, configurations and selectors.
@@ -22,7 +23,7 @@ const NOT_A_REQUEST: &str = "must be the name of a request in the claim or the n
 /// Each item keeps the rule, and there aren't too many. `false` when there are.
 fn slice(e: &mut Errors, list: &At, max: usize, mut rule: impl FnMut(&mut Errors, &At)) -> bool {
     if list.len() > max {
-        e.push(crate::field::Error::too_many(&list.path, list.len(), max));
+        e.push(Error::too_many(&list.path, list.len(), max));
         return false;
     }
     list.items().for_each(|item| rule(e, &item));
@@ -32,7 +33,7 @@ fn slice(e: &mut Errors, list: &At, max: usize, mut rule: impl FnMut(&mut Errors
 /// The same, and no two have the same name.
 fn set<'a>(e: &mut Errors, list: &At<'a>, max: usize, name: &str, rule: impl FnMut(&mut Errors, &At)) {
     if slice(e, list, max, rule) {
-        let named = |item: At<'a>| if name.is_empty() { item } else { At { value: item.at(name).value, path: item.path } };
+        let named = |item: At<'a>| if name.is_empty() { item } else { item.at(name).called(item.path) };
         e.unique(list.items().map(named));
     }
 }
@@ -67,7 +68,7 @@ fn claim_spec(e: &mut Errors, spec: &At) {
             if name.str().matches('/').count() > 1 {
                 return e.invalid(name, NOT_A_REQUEST);
             }
-            name.str().split('/').for_each(|part| e.form(&At { value: &part.into(), path: name.path.clone() }, names::dns_label));
+            name.str().split('/').for_each(|part| e.form(&At::root(&part.into()).called(&name.path), names::dns_label));
             if !named(name.str()) {
                 e.invalid(name, NOT_A_REQUEST);
             }
@@ -116,7 +117,7 @@ fn wanted(e: &mut Errors, request: &At) {
         "All" if count.number() != 0 => e.invalid(&count, "must not be specified when allocationMode is 'All'"),
         "ExactCount" if count.number() <= 0 => e.invalid_value(&count, count.number(), "must be greater than zero"),
         "All" | "ExactCount" => {}
-        other => e.push(crate::field::Error::not_supported(&mode.path, other, &["All", "ExactCount"])),
+        other => e.push(Error::not_supported(&mode.path, other, &["All", "ExactCount"])),
     }
     for toleration in request.at("tolerations").items() {
         let (key, operator, value) = (toleration.at("key"), toleration.at("operator"), toleration.at("value"));
@@ -136,9 +137,17 @@ fn selectors(e: &mut Errors, list: &At) {
     slice(e, list, MAX, |e, selector| {
         let cel = selector.at("cel");
         if !cel.is_set() {
-            e.required(&cel, "");
-        } else if cel.at("expression").str().len() > MAX_TEXT {
-            e.too_long(&cel.at("expression"), MAX_TEXT);
+            return e.required(&cel, "");
+        }
+        let expression = cel.at("expression");
+        if expression.str().len() > MAX_TEXT {
+            return e.too_long(&expression, MAX_TEXT);
+        }
+        match crate::cel::selector(expression.str()) {
+            Ok(_) => {}
+            Err(SelectorFault::Invalid(why)) => e.invalid_value(&expression, expression.str(), why),
+            Err(SelectorFault::Internal(why)) => e.push(Error { kind: ErrorType::Internal, path: expression.path, value: None, detail: why }),
+            Err(SelectorFault::TooComplex) => e.forbidden(&expression, "too complex, exceeds cost limit"),
         }
     });
 }
@@ -269,7 +278,7 @@ fn counters(e: &mut Errors, counters: &At) {
         return e.required(counters, "");
     }
     if counters.len() > MAX {
-        return e.push(crate::field::Error::too_many(&counters.path, counters.len(), MAX));
+        return e.push(Error::too_many(&counters.path, counters.len(), MAX));
     }
     for (key, _) in counters.entries() {
         names::dns_label(key).into_iter().for_each(|fault| e.invalid_value(counters, key, fault));
@@ -365,7 +374,7 @@ fn qualified(e: &mut Errors, at: &At, name: &str) {
             if domain.is_empty() {
                 e.invalid_value(at, "", "the domain must not be empty");
             } else {
-                csi_driver_name(e, &At { value: &domain.into(), path: at.path.clone() });
+                csi_driver_name(e, &At::root(&domain.into()).called(&at.path));
             }
             if part.is_empty() {
                 e.invalid_value(at, "", "the name must not be empty");
@@ -393,6 +402,27 @@ fn is_semantic_version(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The errors of a selector are those of upstream's 1.36.
+    #[test]
+    fn selectors_are_compiled() {
+        let check = |expression: &str, expected: &[&str]| {
+            let list = serde_json::json!([{"cel": {"expression": expression}}]);
+            let mut e = Errors::default();
+            selectors(&mut e, &At::root(&list).called("s"));
+            let shown: Vec<String> = e.0.iter().map(|error| error.to_string().replace("s[0].cel.expression: ", "")).collect();
+            assert_eq!(shown, expected, "{expression}");
+        };
+        check("device.driver == 'a' && device.attributes['a'].b", &[]);
+        check("cel.bind(a, device.attributes['a'], a.b || a.c > 5)", &[]);
+        check("device.capacity['a'].b.compareTo(quantity('1Gi')) >= 0", &[]);
+        check("device.attributes['a'].b in ['x'] || device.attributes.all(a, device.attributes[a].all(b, b.contains(a)))", &[]);
+        check("device.attributes.all(a, device.attributes[a].all(b, device.attributes.all(c, device.attributes[c].all(d, true))))", &["Forbidden: too complex, exceeds cost limit"]);
+        check("device.attributes['a']", &["Invalid value: \"device.attributes['a']\": must evaluate to bool or the unknown type, not map(string, google.protobuf.Any)"]);
+        check("device.foo", &["Invalid value: \"device.foo\": compilation failed: ERROR: <input>:1:7: undefined field 'foo'\n | device.foo\n | ......^"]);
+        check("device.attributes['a'].b.all(x, x)", &["Invalid value: \"device.attributes['a'].b.all(x, x)\": compilation failed: ERROR: <input>:1:23: expression of type 'any' cannot be range of a comprehension (must be list, map, or dynamic)\n | device.attributes['a'].b.all(x, x)\n | ......................^"]);
+        check("'a'.find('(') == 'a'", &["Internal error: program instantiation failed: error parsing regexp: missing closing ): `(`"]);
+    }
 
     #[test]
     fn semantic_versions() {

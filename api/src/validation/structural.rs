@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::check::{At, Errors};
 use super::custom;
 use crate::cel::Rules;
-use crate::field::{Error, ErrorType};
+use crate::field::Error;
 use crate::pattern;
 use crate::schema::Schema;
 use crate::value::items;
@@ -25,8 +25,9 @@ enum Level {
     Field,
 }
 
-/// What is wrong with the schema of a version. The schema's `type` is `object` at the root.
-pub(super) fn schema(e: &mut Errors, root: &At) {
+/// What is wrong with the schema of a version. The schema's `type` is `object` at the root. One that was `stored` like this
+/// is spared the limit of cost that holds for each rule.
+pub(super) fn schema(e: &mut Errors, root: &At, stored: bool) {
     if depth(root.value) > MAX_DEPTH {
         return e.forbidden(root, "the schema nests too deeply");
     }
@@ -37,17 +38,13 @@ pub(super) fn schema(e: &mut Errors, root: &At) {
     } else {
         e.0.append(&mut shape);
     }
-    let sound = e.0.len() == before;
+    let structural = e.0.len() == before;
     node(e, root, &Context { root: true, no_default: None, in_meta: false });
-    if sound && e.0.len() == before {
-        expressions(e, root);
+    if structural {
+        let wrong: Vec<String> = e.0[before..].iter().map(|error| error.path.clone()).collect();
+        let within = |path: &str, above: &str| path.strip_prefix(above).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+        e.0.extend(Rules::judge(root.value, &root.path, stored, &|path| !wrong.iter().any(|below| within(below, path))));
     }
-}
-
-/// Compiles `x-kubernetes-validations` of a schema that is sound otherwise. That the rules are there and well-formed as
-/// text was checked before.
-fn expressions(e: &mut Errors, root: &At) {
-    e.0.extend(Rules::compile(root.value, &root.path).1);
 }
 
 fn depth(schema: &Value) -> usize {
@@ -525,7 +522,7 @@ fn warnings_below(schema: &Value, found: &mut Vec<String>) {
 }
 
 /// What the root of a schema may say when the status is written apart: it must not be lost for the status alone.
-pub(super) fn root_with_status(e: &mut Errors, root: &At, shown: impl FnOnce() -> String) {
+pub(super) fn root_with_status(e: &mut Errors, root: &At) {
     const ALLOWED: [(&str, &str); 22] = [
         ("description", "Description"), ("type", "Type"), ("format", "Format"), ("title", "Title"), ("maximum", "Maximum"),
         ("exclusiveMaximum", "ExclusiveMaximum"), ("minimum", "Minimum"), ("exclusiveMinimum", "ExclusiveMinimum"), ("maxLength", "MaxLength"),
@@ -533,12 +530,12 @@ pub(super) fn root_with_status(e: &mut Errors, root: &At, shown: impl FnOnce() -
         ("multipleOf", "MultipleOf"), ("required", "Required"), ("items", "Items"), ("properties", "Properties"), ("externalDocs", "ExternalDocs"),
         ("example", "Example"), ("x-kubernetes-preserve-unknown-fields", "XPreserveUnknownFields"), ("x-kubernetes-validations", "XValidations"),
     ];
-    let empty = |value: &Value| At { value, path: String::new() }.is_empty() || value == &Value::Bool(false);
+    let empty = |value: &Value| At::root(value).is_empty() || value == &Value::Bool(false);
     let odd = root.value.as_object().is_some_and(|m| m.iter().any(|(key, value)| !empty(value) && !ALLOWED.iter().any(|(name, _)| name == key)));
     if odd {
         let names: Vec<&str> = ALLOWED.iter().map(|(_, name)| *name).collect();
         let words = format!("only [{}] fields are allowed at the root of the schema if the status subresource is enabled", names.join(" "));
-        e.push(Error { kind: ErrorType::Invalid, path: root.path.clone(), value: Some(shown()), detail: words });
+        e.invalid(root, words);
     }
 }
 
@@ -553,7 +550,7 @@ mod tests {
 
     fn check_root(root: Value, expected: &[&str]) {
         let mut e = Errors::default();
-        schema(&mut e, &At { value: &root, path: "s".into() });
+        schema(&mut e, &At::root(&root).called("s"), false);
         assert_eq!(e.0.iter().map(ToString::to_string).collect::<Vec<_>>(), expected, "{root}");
     }
 

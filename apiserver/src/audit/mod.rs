@@ -14,7 +14,7 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use skiff_api::value::{self, text};
-use skiff_api::{Status, clock, protobuf, random};
+use skiff_api::{Status, cbor, clock, protobuf, random};
 
 use crate::auth::{self, User};
 use crate::http::body::{Body, Reply, full};
@@ -280,7 +280,11 @@ impl Record {
     async fn read(&self, reply: Reply) -> Reply {
         let (parts, body) = reply.into_parts();
         let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes);
-        let object = if body.starts_with(protobuf::MAGIC) { protobuf::decode(&body).ok() } else { serde_json::from_slice(&body).ok() };
+        let object = match &body {
+            body if body.starts_with(protobuf::MAGIC) => protobuf::decode(body).ok(),
+            body if body.starts_with(cbor::MAGIC) => cbor::decode(body).ok(),
+            body => serde_json::from_slice(body).ok(),
+        };
         if let Some(object @ Value::Object(_)) = object {
             self.set("responseObject", self.shown(object));
         }

@@ -5,7 +5,7 @@ mod bootstrap;
 mod files;
 mod impersonation;
 mod jwt;
-mod node;
+pub(crate) mod node;
 pub mod pki;
 pub mod rbac;
 mod remote;

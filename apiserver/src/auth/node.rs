@@ -155,7 +155,7 @@ fn refers(objects: &impl Objects, node: &str, a: &Attributes<'_>) -> bool {
 }
 
 /// The claims that a pod uses, those made for it among them.
-fn claims(pod: &Value) -> Vec<String> {
+pub(crate) fn claims(pod: &Value) -> Vec<String> {
     let own = text(pod, &["metadata", "name"]);
     let claim = |volume: &Value| match text(volume, &["persistentVolumeClaim", "claimName"]) {
         "" if volume["ephemeral"].is_object() => Some(format!("{own}-{}", text(volume, &["name"]))),

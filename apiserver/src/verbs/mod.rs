@@ -36,6 +36,7 @@ use crate::subresources;
 
 pub(crate) use create::namespace_matches;
 pub(crate) use delete::{DeleteOptions, delete_object};
+pub(crate) use options::FieldValidation;
 pub(crate) use patch::{apply_error, put};
 pub(crate) use view::View;
 pub(crate) use write::{Transaction, Write, decode_as, now_text, stamp, transact};

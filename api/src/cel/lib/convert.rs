@@ -51,7 +51,7 @@ pub(super) fn call<'a>(name: &str, args: &[Val<'a>]) -> Option<Evaluated<'a>> {
         ("timestamp", Val::Str(s)) => parse_timestamp(s).map_or_else(|| cannot(arg, "google.protobuf.Timestamp"), |t| Ok(Val::Timestamp(t))),
         ("timestamp", Val::Int(n)) => jiff::Timestamp::from_second(*n).map_or_else(|_| fault("timestamp overflow"), |t| Ok(Val::Timestamp(t))),
         ("duration", Val::Str(s)) => parse_duration(s).map_or_else(|| cannot(arg, "google.protobuf.Duration"), |d| Ok(Val::Duration(d))),
-        ("duration", Val::Int(n)) => Ok(Val::Duration(jiff::SignedDuration::from_nanos(*n))),
+        ("duration", Val::Int(_)) => cannot(arg, "google.protobuf.Duration"),
         _ => return None,
     })
 }

@@ -6,7 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
 use super::super::Fault;
+use super::super::ast::Expr;
 use super::super::eval::Evaluated;
+use super::super::types::Type;
 use super::super::value::Val;
 use super::net::Url;
 use super::opaque::Opaque;
@@ -73,6 +75,55 @@ pub(super) fn call<'a>(name: &str, args: &[Val<'a>]) -> Option<Evaluated<'a>> {
         (name, []) => named(name.strip_prefix("format.")?).map(Ok),
         _ => None,
     }
+}
+
+/// What is wrong with a pattern, given the items that it is for: which of them it is about, if one.
+pub(in super::super) fn check(pattern: &str, items: &[&Expr]) -> Result<(), (Option<usize>, String)> {
+    let mut rest = pattern;
+    let mut seen = 0;
+    while let Some((_, clause)) = rest.split_once('%') {
+        if let Some(after) = clause.strip_prefix('%') {
+            rest = after;
+            continue;
+        }
+        let fail = |why: &str| Err((None, why.to_owned()));
+        if clause.is_empty() {
+            return fail("unexpected end of string");
+        }
+        let Some(item) = items.get(seen) else { return fail(&format!("index {seen} out of range")) };
+        let digits = clause.strip_prefix('.').map(|d| d.trim_start_matches(|c: char| c.is_ascii_digit()));
+        let mut chars = digits.unwrap_or(clause).chars();
+        let Some(verb) = chars.next() else {
+            return fail("could not parse formatting clause: error while parsing precision: could not find end of precision specifier");
+        };
+        let words = match verb {
+            's' => "string clause can only be used on strings, bools, bytes, ints, doubles, maps, lists, types, durations, and timestamps",
+            'd' => "decimal clause can only be used on integers",
+            'f' => "fixed-point clause can only be used on doubles",
+            'e' => "scientific clause can only be used on doubles",
+            'b' => "only integers and bools can be formatted as binary",
+            'x' | 'X' => "only integers, byte buffers, and strings can be formatted as hex",
+            'o' => "octal clause can only be used on integers",
+            other => return fail(&format!("could not parse formatting clause: unrecognized formatting clause \"{other}\"")),
+        };
+        let fine = match (verb, &item.type_) {
+            (_, Type::Dyn) | ('d' | 'b' | 'x' | 'X' | 'o', Type::Int | Type::Uint) | ('f' | 'e', Type::Double | Type::String) => true,
+            ('b', Type::Bool) | ('x' | 'X', Type::String | Type::Bytes) => true,
+            ('s', other) => !matches!(other, Type::Object(_) | Type::Opaque(_) | Type::Optional(_) | Type::Any),
+            _ => false,
+        };
+        if !fine {
+            let shown = super::super::declared(&item.type_);
+            let name = shown.split('(').next().unwrap_or(&shown);
+            return Err((Some(seen), format!("error during formatting: {words}, was given {name}")));
+        }
+        seen += 1;
+        rest = chars.as_str();
+    }
+    if items.len() > seen {
+        return Err((None, format!("too many arguments supplied to string.format (expected {seen}, got {})", items.len())));
+    }
+    Ok(())
 }
 
 /// Go's way with verbs: `%s %d %f %e %b %o %x %X %%`.

@@ -2,7 +2,7 @@
 
 mod authz;
 mod convert;
-mod formats;
+pub(super) mod formats;
 pub(super) mod lists;
 mod net;
 mod numbers;
@@ -19,22 +19,22 @@ use super::eval::{Evaluated, Evaluator};
 use super::value::Val;
 
 /// How many regular expressions a program keeps.
-const MAX_REGEXES: usize = 64;
-/// How large a regular expression may grow, in bytes of its automaton.
-const MAX_REGEX_SIZE: usize = 1 << 20;
+const MAX_REGEXES: usize = 16;
+
+/// What a question to the authorizer costs: two are what an expression may ask.
+pub(super) const CHECK: u64 = 350_000;
 
 /// The regular expressions that a program has met.
 #[derive(Debug, Default)]
 pub(super) struct Regexes(Mutex<HashMap<String, regex::Regex>>);
 
 impl Regexes {
-    fn get(&self, pattern: &str) -> Result<regex::Regex, Fault> {
+    pub fn get(&self, pattern: &str) -> Result<regex::Regex, Fault> {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(regex) = known.get(pattern) {
             return Ok(regex.clone());
         }
-        let regex = regex::RegexBuilder::new(pattern).size_limit(MAX_REGEX_SIZE).build();
-        let regex = regex.map_err(|_| Fault::error(&format!("error parsing regexp: invalid pattern: `{pattern}`")))?;
+        let regex = regex::Regex::new(&crate::pattern::translated(pattern)).map_err(|_| Fault::Error(crate::pattern::go_fault(pattern)))?;
         if known.len() >= MAX_REGEXES {
             known.clear();
         }
@@ -85,7 +85,7 @@ pub(super) fn call<'a>(eval: &mut Evaluator<'_, 'a>, name: &str, args: &[Val<'a>
 fn cost(name: &str, args: &[Val<'_>]) -> u64 {
     let size = |i: usize| args.get(i).map_or(0, Val::cost_size);
     match name {
-        "check" => 350_000,
+        "check" => CHECK,
         "fieldSelector" | "labelSelector" => 10 + traversal(size(1)) + size(1) / 2 * 50,
         "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" | "distinct" | "reverse" | "flatten" | "slice" => size(0),
         "sort" => size(0).saturating_mul(size(0).max(2).ilog2().into()),
