@@ -337,10 +337,6 @@ fn rolling_update(spec: &mut Map<String, Value>, strategy: &str, defaults: [(&st
 
 fn stateful_set(spec: &mut Map<String, Value>) {
     object(spec, "persistentVolumeClaimRetentionPolicy");
-    for claim in list_mut(spec, "volumeClaimTemplates") {
-        set(claim, "apiVersion", "v1".into());
-        set(claim, "kind", "PersistentVolumeClaim".into());
-    }
     let strategy = object(spec, "updateStrategy");
     if str_of(strategy, "type").is_empty() {
         object(strategy, "rollingUpdate");

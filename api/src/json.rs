@@ -16,9 +16,23 @@ pub struct Parsed {
     pub duplicates: Vec<String>,
 }
 
+/// How many lists and objects may stand within one another. What nests deeper is refused, so that nothing that walks a value
+/// later (its end included) can overflow the stack. It is serde_json's limit, by which stored objects are read again.
+pub const MAX_DEPTH: usize = 127;
+
+/// What is said of a value that nests deeper.
+pub const TOO_DEEP: &str = "exceeded max depth";
+
+/// How deep the value nests: 0 for a scalar.
+pub fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(map) => 1 + map.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 /// Reads one JSON value. The error is worded as Go's: `unexpected end of JSON input`.
-///
-/// Deeper nesting than 128 levels is refused, so that nothing that walks the value later can overflow the stack.
 pub fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     parse_noting(bytes, BTreeSet::new())
 }
@@ -46,7 +60,7 @@ fn go_error(bytes: &[u8], error: &serde_json::Error) -> String {
         return "unexpected end of JSON input".to_owned();
     }
     if error.to_string().starts_with("recursion limit") {
-        return "exceeded max depth".to_owned();
+        return TOO_DEEP.to_owned();
     }
     let line_start = bytes.split_inclusive(|b| *b == b'\n').take(error.line().saturating_sub(1)).map(<[u8]>::len).sum::<usize>();
     let at = (line_start + error.column().saturating_sub(1)).min(bytes.len().saturating_sub(1));
@@ -207,6 +221,9 @@ mod tests {
         assert_eq!(faults(br#"{"spec":{"b":1,"c":2,"c":3,"b":4},"a":5}"#, &unknown), expected);
         assert_eq!(parse(b"{\"a\":1,\"a\":2}").map(|p| p.value), Ok(serde_json::json!({"a": 2})));
         check(&"[".repeat(100_000), Err("exceeded max depth"));
-        check(&format!("{}1{}", "{\"a\":".repeat(100), "}".repeat(100)), Ok(&[]));
+        let nested = |levels| format!("{}1{}", "{\"a\":".repeat(levels), "}".repeat(levels));
+        check(&nested(MAX_DEPTH), Ok(&[]));
+        check(&nested(MAX_DEPTH + 1), Err(TOO_DEEP));
+        assert_eq!(parse(nested(MAX_DEPTH).as_bytes()).map(|p| depth(&p.value)), Ok(MAX_DEPTH));
     }
 }

@@ -4,6 +4,7 @@
 //! input lives in this crate, so that it is tested by tables and shared by all the rooms of the house.
 
 pub mod apply;
+pub mod cbor;
 pub mod cel;
 pub mod clock;
 pub mod convert;

@@ -120,6 +120,19 @@ pub fn dns1035_label(text: &str) -> Vec<String> {
     faults
 }
 
+/// A word for why a condition is as it is: `MinimumReplicasAvailable`.
+pub fn condition_reason(text: &str) -> Vec<String> {
+    const FORM: &str = "[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?";
+    let good = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let bytes = text.as_bytes();
+    if bytes.first().is_some_and(u8::is_ascii_alphabetic) && bytes.last().is_some_and(|b| good(*b)) && bytes.iter().all(|b| good(*b) || matches!(b, b',' | b':')) {
+        return Vec::new();
+    }
+    let words = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', \
+        and must end with an alphanumeric character or '_'";
+    vec![regex_error(words, FORM, &["my_name", "MY_NAME", "MyName", "ReasonA,ReasonB", "ReasonA:ReasonB"])]
+}
+
 /// A name with an optional DNS prefix, `example.com/name`: label keys, taint keys, finalizers.
 pub fn qualified_name(text: &str) -> Vec<String> {
     let mut faults = Vec::new();

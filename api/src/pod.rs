@@ -1,13 +1,12 @@
-//! What is true of a pod: readiness, requests, quality of service; and what binds pods to nodes: taints, node selectors.
+//! What is true of a pod: readiness, requests, quality of service; and which nodes it selects.
 
 use std::collections::BTreeMap;
 
-use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
 
 use crate::labels::{Operator, Requirement};
 use crate::quantity::Quantity;
-use crate::value::{at, condition, items, text, time};
+use crate::value::{at, condition, items, text};
 
 /// Amounts by the name of their resource: `cpu`, `memory`, `pods`.
 pub type Resources = BTreeMap<String, Quantity>;
@@ -15,23 +14,6 @@ pub type Resources = BTreeMap<String, Quantity>;
 /// Whether the pod's `Ready` condition is true.
 pub fn is_ready(pod: &Value) -> bool {
     condition(pod, "Ready").is_some_and(|c| c["status"] == "True")
-}
-
-/// Whether the pod has been ready for at least so many seconds.
-pub fn is_available(pod: &Value, min_ready_seconds: i32, now: Timestamp) -> bool {
-    is_ready(pod) && available_in(pod, min_ready_seconds, now) <= SignedDuration::ZERO
-}
-
-/// How long a ready pod needs to stay ready to be available; nothing or less when it is.
-pub fn available_in(pod: &Value, min_ready_seconds: i32, now: Timestamp) -> SignedDuration {
-    if min_ready_seconds <= 0 {
-        return SignedDuration::ZERO;
-    }
-    let needed = SignedDuration::from_secs(min_ready_seconds.into());
-    match condition(pod, "Ready").and_then(|c| time(c, &["lastTransitionTime"])) {
-        Some(since) => needed - now.duration_since(since),
-        None => needed,
-    }
 }
 
 /// Whether it has run to its end: `Succeeded` or `Failed`.
@@ -144,51 +126,6 @@ pub fn qos_class(pod: &Value) -> &'static str {
     }
 }
 
-/// The hash that names a pod template's ReplicaSet or revision: FNV-1a over its JSON (whose keys are sorted) and the
-/// collision count, in the letters of generated names.
-pub fn template_hash(template: &Value, collision_count: Option<i32>) -> String {
-    let mut hash = fnv1a(template.to_string().as_bytes(), 0x811c_9dc5);
-    if let Some(count) = collision_count {
-        let mut bytes = [0; 8];
-        bytes[..4].copy_from_slice(&count.to_le_bytes());
-        hash = fnv1a(&bytes, hash);
-    }
-    safe_encode(&hash.to_string())
-}
-
-/// 32-bit FNV-1a.
-pub fn fnv1a(bytes: &[u8], start: u32) -> u32 {
-    bytes.iter().fold(start, |hash, b| (hash ^ u32::from(*b)).wrapping_mul(0x0100_0193))
-}
-
-/// The text in the letters of generated names, character by character.
-pub fn safe_encode(text: &str) -> String {
-    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    text.bytes().map(|b| char::from(LETTERS[usize::from(b) % LETTERS.len()])).collect()
-}
-
-/// Whether the toleration lets the pod bear the taint.
-pub fn tolerates(toleration: &Value, taint: &Value) -> bool {
-    let (effect, key) = (text(toleration, &["effect"]), text(toleration, &["key"]));
-    if !effect.is_empty() && effect != text(taint, &["effect"]) {
-        return false;
-    }
-    if !key.is_empty() && key != text(taint, &["key"]) {
-        return false;
-    }
-    match text(toleration, &["operator"]) {
-        "Exists" => true,
-        "" | "Equal" => text(toleration, &["value"]) == text(taint, &["value"]),
-        _ => false,
-    }
-}
-
-/// The first of the node's taints with one of the effects that no toleration bears.
-pub fn untolerated_taint<'a>(node: &'a Value, tolerations: &[Value], effects: &[&str]) -> Option<&'a Value> {
-    let mut taints = items(node, &["spec", "taints"]).iter().filter(|t| effects.contains(&text(t, &["effect"])));
-    taints.find(|taint| !tolerations.iter().any(|t| tolerates(t, taint)))
-}
-
 /// Whether the node is one that the pod's `nodeSelector` and required node affinity allow.
 pub fn matches_node(pod: &Value, node: &Value) -> bool {
     let labels = at(node, &["metadata", "labels"]);
@@ -201,12 +138,12 @@ pub fn matches_node(pod: &Value, node: &Value) -> bool {
 }
 
 /// Whether the node matches one of the terms of a NodeSelector.
-pub fn matches_node_selector(selector: &Value, node: &Value) -> bool {
+fn matches_node_selector(selector: &Value, node: &Value) -> bool {
     items(selector, &["nodeSelectorTerms"]).iter().any(|term| matches_node_term(term, node))
 }
 
 /// Whether the node matches all expressions of a NodeSelectorTerm; a term without any matches no node.
-pub fn matches_node_term(term: &Value, node: &Value) -> bool {
+fn matches_node_term(term: &Value, node: &Value) -> bool {
     let (expressions, fields) = (items(term, &["matchExpressions"]), items(term, &["matchFields"]));
     if expressions.is_empty() && fields.is_empty() {
         return false;
@@ -268,37 +205,13 @@ mod tests {
     }
 
     #[test]
-    fn readiness_and_availability() {
-        let now: Timestamp = "2026-01-01T00:01:00Z".parse().expect("a time");
-        let pod = json!({"status": {"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}});
-        assert!(is_ready(&pod) && is_available(&pod, 0, now) && is_available(&pod, 60, now));
-        assert!(!is_available(&pod, 61, now));
-        assert_eq!(available_in(&pod, 61, now), SignedDuration::from_secs(1));
-    }
-
-    #[test]
-    fn taints_and_nodes() {
-        let node = json!({"metadata": {"name": "n", "labels": {"zone": "a", "cores": "8"}}, "spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}});
-        let taint = |tolerations: Value| untolerated_taint(&node, tolerations.as_array().expect("a list"), &["NoSchedule"]).is_none();
-        assert!(!taint(json!([])));
-        assert!(taint(json!([{"operator": "Exists"}])));
-        assert!(taint(json!([{"key": "k", "value": "v"}])));
-        assert!(!taint(json!([{"key": "k", "value": "x"}])));
-        assert!(!taint(json!([{"key": "k", "operator": "Exists", "effect": "NoExecute"}])));
+    fn which_nodes() {
+        let node = json!({"metadata": {"name": "n", "labels": {"zone": "a", "cores": "8"}}});
         let matches = |term: Value| matches_node_term(&term, &node);
         assert!(matches(json!({"matchExpressions": [{"key": "zone", "operator": "In", "values": ["a"]}, {"key": "cores", "operator": "Gt", "values": ["4"]}]})));
         assert!(matches(json!({"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n"]}]})));
         assert!(!matches(json!({})));
         assert!(matches_node(&json!({"spec": {"nodeSelector": {"zone": "a"}}}), &node));
         assert!(!matches_node(&json!({"spec": {"nodeSelector": {"zone": "b"}}}), &node));
-    }
-
-    #[test]
-    fn hashes_have_no_vowels_and_differ_by_collision() {
-        let template = json!({"spec": {"containers": []}});
-        let plain = template_hash(&template, None);
-        assert_eq!(plain, template_hash(&template, None));
-        assert_ne!(plain, template_hash(&template, Some(1)));
-        assert!(plain.bytes().all(|b| b"bcdfghjklmnpqrstvwxz2456789".contains(&b)), "{plain}");
     }
 }

@@ -24,8 +24,8 @@ pub const MAGIC: &[u8] = b"k8s\0";
 pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 
 const TEXT: &str = include_str!("../data/protobuf.txt");
-/// Deeper messages than any kind has.
-const MAX_DEPTH: usize = 64;
+/// Deeper messages than any kind has; a schema within a schema takes two levels.
+const MAX_DEPTH: usize = 128;
 
 /// A body can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

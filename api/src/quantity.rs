@@ -76,19 +76,9 @@ impl Quantity {
         Ok(Self { nanos: if negative { -nanos } else { nanos }, format })
     }
 
-    /// So many thousandths.
-    pub fn from_milli(milli: i64) -> Self {
-        Self { nanos: i128::from(milli) * 1_000_000, format: Format::DecimalSi }
-    }
-
     /// So many whole units, printed with decimal suffixes.
     pub fn from_value(value: i64) -> Self {
         Self { nanos: i128::from(value) * NANOS, format: Format::DecimalSi }
-    }
-
-    /// So many bytes, printed with binary suffixes.
-    pub fn from_bytes(bytes: i64) -> Self {
-        Self { nanos: i128::from(bytes) * NANOS, format: Format::BinarySi }
     }
 
     /// The amount in thousandths, rounded up (away from zero).
@@ -199,7 +189,8 @@ fn amount(whole: &str, fraction: &str, power_of_ten: i32, power_of_two: u32) -> 
         mantissa = mantissa.saturating_mul(10);
         exponent -= 1;
     }
-    while exponent < 0 {
+    // An exponent may be as far below as an integer goes: nothing is left to divide long before.
+    while exponent < 0 && mantissa != 0 {
         dropped |= mantissa % 10 != 0;
         mantissa /= 10;
         exponent += 1;
@@ -340,7 +331,7 @@ mod tests {
         for (text, expected) in [
             ("0", "0"), ("1000m", "1"), ("1.5", "1500m"), ("0.1", "100m"), (".5", "500m"), ("5.", "5"), ("+1", "1"), ("-1", "-1"),
             ("1.5Gi", "1536Mi"), ("1024", "1024"), ("1024Ki", "1Mi"), ("0.5Ki", "512"), ("1Ei", "1Ei"), ("1.1Ki", "1126400m"),
-            ("1e3", "1e3"), ("12e6", "12e6"), ("1E3", "1e3"), ("1e-3", "1e-3"), ("1500e0", "1500"), ("1E", "1E"), ("100000", "100k"),
+            ("1e3", "1e3"), ("1e-2147483648", "1e-9"), ("0e-2147483648", "0"), ("12e6", "12e6"), ("1E3", "1e3"), ("1e-3", "1e-3"), ("1500e0", "1500"), ("1E", "1E"), ("100000", "100k"),
             ("1n", "1n"), ("0.1n", "1n"), ("-0.1n", "-1n"), ("123456789012345678901234567890", "9223372036854775807"),
             ("1000000k", "1G"), ("1Mi", "1Mi"), ("2047Mi", "2047Mi"), ("0.0000000001Gi", "107374183n"), ("9223372036854775807", "9223372036854775807"),
         ] {

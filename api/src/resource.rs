@@ -200,6 +200,11 @@ pub fn catalogue() -> &'static [Arc<Resource>] {
     })
 }
 
+/// Whether a built-in resource goes by this name.
+pub fn is_built_in(group: &str, plural: &str) -> bool {
+    catalogue().iter().any(|r| r.group == group && r.plural == plural)
+}
+
 type Columns = HashMap<[&'static str; 3], Vec<Column>>;
 
 fn read_columns() -> Columns {

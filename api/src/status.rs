@@ -161,12 +161,6 @@ impl Status {
         }
     }
 
-    /// 429: come back later.
-    pub fn too_many_requests(message: impl Into<String>, retry_after_seconds: u32) -> Self {
-        let details = Details { retry_after_seconds, ..Details::default() };
-        Self { details: Some(Box::new(details)), ..Self::new(429, "TooManyRequests", message) }
-    }
-
     /// 500: the server failed.
     pub fn internal(why: impl fmt::Display) -> Self {
         let details = Details {

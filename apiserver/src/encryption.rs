@@ -25,6 +25,8 @@ use skiff_api::resource;
 use skiff_api::value::{at, items, text};
 use skiff_store::{Entry, Error as StoreError, Event, Guard, Page, Revision, Store};
 
+use crate::aggregate::FRONT_KEY;
+
 /// What every encrypted value begins with.
 const MARK: &[u8] = b"k8s:enc:";
 
@@ -130,6 +132,10 @@ impl Encryption {
 
 /// The group and plural of the resource that a key belongs to.
 fn resource_of(key: &str) -> Option<(&str, &str)> {
+    // A key that the server keeps for itself is as secret as a Secret.
+    if key == FRONT_KEY {
+        return Some(("", "secrets"));
+    }
     let built_in = resource::catalogue().iter().find(|r| !r.storage_prefix.is_empty() && key.starts_with(r.storage_prefix.as_ref()));
     if let Some(resource) = built_in {
         return Some((&resource.group, &resource.plural));
@@ -308,6 +314,10 @@ impl Store for Encrypted {
         self.inner.revision().await
     }
 
+    async fn size(&self) -> Result<Option<u64>, StoreError> {
+        self.inner.size().await
+    }
+
     fn is_stale(&self, key: &str) -> bool {
         self.stale.lock().unwrap_or_else(PoisonError::into_inner).contains(key)
     }
@@ -359,6 +369,7 @@ mod tests {
         check(&["secrets"], KEY, true);
         check(&["configmaps"], KEY, false);
         check(&["*."], KEY, true);
+        check(&["secrets"], FRONT_KEY, true);
         check(&["*.apps"], "/registry/deployments/default/a", true);
         check(&["*.apps"], KEY, false);
         check(&["*.*"], "/registry/stable.example.com/crontabs/default/a", true);

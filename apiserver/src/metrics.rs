@@ -193,7 +193,7 @@ impl Metrics {
     /// A request begins. `apply` says whether it is a server-side apply.
     pub(crate) fn begin(&self, info: &RequestInfo, dry_run: bool, apply: bool, long: bool) -> Timer {
         let verb = match info.verb {
-            "get" if long => "CONNECT",
+            "get" if long && info.subresource != "log" => "CONNECT",
             "get" | "head" => "GET",
             "list" => "LIST",
             "watch" => "WATCH",
@@ -217,7 +217,8 @@ impl Metrics {
             group: info.group.clone(),
             version: info.version.clone(),
             resource: info.resource.clone(),
-            subresource: if info.is_resource { info.subresource.clone() } else { info.path.clone() },
+            // A path may end in as many slashes as its client likes.
+            subresource: if info.is_resource { info.subresource.clone() } else { info.path.trim_end_matches('/').to_owned() },
             scope,
         };
         let mutating = !matches!(info.verb, "get" | "list" | "watch" | "head");

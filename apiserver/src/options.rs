@@ -57,6 +57,9 @@ pub struct Options {
     /// The audiences that this server's tokens are for, the first of them by default [default: the issuer].
     #[arg(long, value_name = "AUDIENCE", value_delimiter = ',')]
     pub api_audiences: Vec<String>,
+    /// Authorities whose certificates show who a client is, beside the cluster's own.
+    #[arg(long, value_name = "PATH")]
+    pub client_ca_file: Option<PathBuf>,
     /// The authorities of front proxies, which say by headers who asks.
     #[arg(long, value_name = "PATH")]
     pub requestheader_client_ca_file: Option<PathBuf>,

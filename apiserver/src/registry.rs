@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use skiff_api::custom::compare_versions;
-use skiff_api::resource::{Resource, catalogue};
+use skiff_api::resource::{Resource, catalogue, is_built_in};
 
 /// The resources served, as of one moment.
 #[derive(Clone, Debug, Default)]
@@ -75,7 +75,7 @@ impl Registry {
 
     /// Serves these resources beside the built-in ones, and no others. Built-in ones stay what they are.
     pub fn serve_custom(&self, mut custom: Vec<Arc<Resource>>) {
-        custom.retain(|r| !catalogue().iter().any(|b| b.group == r.group && b.plural == r.plural));
+        custom.retain(|r| !is_built_in(&r.group, &r.plural));
         custom.sort_by(|a, b| a.group.cmp(&b.group).then_with(|| compare_versions(&a.version, &b.version)).then_with(|| a.plural.cmp(&b.plural)));
         let served = Served::new(catalogue().iter().cloned().chain(custom).collect());
         *self.served.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(served);

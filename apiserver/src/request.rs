@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request};
+use http::{HeaderValue, Method, Request, StatusCode};
 use http_body::Body;
 use skiff_api::Status;
 use skiff_api::resource::Resource;
@@ -20,6 +20,7 @@ use crate::http::body::{self, Reply};
 use crate::http::info::RequestInfo;
 use crate::http::negotiate::{Offer, Shape};
 use crate::http::query::Query;
+use crate::http::turns::Place;
 use crate::http::{encode, gzip, limits};
 use crate::metrics::Timer;
 use crate::server::Server;
@@ -77,7 +78,6 @@ impl Head {
             gzip: gzip::is_accepted(&self.parts.headers),
             watch: self.info.verb == "watch",
             long: self.long,
-            resource: self.info.is_resource,
             line: (self.parts.method.clone(), self.parts.uri.path().to_owned()),
         }
     }
@@ -91,8 +91,6 @@ struct Ending {
     gzip: bool,
     watch: bool,
     long: bool,
-    /// Whether it asked for a resource.
-    resource: bool,
     /// Method and path, for the log.
     line: (Method, String),
 }
@@ -124,7 +122,7 @@ impl Server {
         let head = Head::read(parts);
         let timer = self.metrics.begin(&head.info, head.query.get("dryRun").is_some(), head.is_apply(), head.long);
         let ending = head.ending();
-        let mut way = Way { known: !head.info.is_resource, ..Way::default() };
+        let mut way = Way::default();
         let (result, panicked) = match limits::deadline(&head.info, &head.query) {
             Ok(limit) => caught(limit, self.serve(head, body, peer, &ending.id, &mut way)).await,
             Err(status) => (Err(status), false),
@@ -133,19 +131,25 @@ impl Server {
     }
 
     /// Who asks: who they have shown to be, or whom they act for.
-    async fn asker(self: &Arc<Self>, head: &Head, peer: Option<&User>, id: &HeaderValue, notes: &Notes) -> Result<User, Status> {
+    async fn asker(self: &Arc<Self>, head: &mut Head, peer: Option<&User>, id: &HeaderValue, notes: &Notes) -> Result<User, Status> {
         let user = auth::authenticate(self, peer, &head.parts).await.inspect_err(|_| self.auditor.refused(&head.parts, &head.info, id))?;
+        if let Some(place) = head.parts.extensions.get::<Place>() {
+            place.is_of(&user.name);
+        }
         notes.begin(self.auditor.begin(&head.parts, &head.info, Some(&user), id));
-        let other = auth::impersonate(self, &user, &head.parts.headers).await?;
-        Ok(other.inspect(|other| notes.impersonates(other)).unwrap_or(user))
+        let Some(other) = auth::impersonate(self, &user, &mut head.parts.headers, &head.info).await? else { return Ok(user) };
+        if let Some(record) = notes.audited() {
+            record.impersonates(&other.user, other.constraint);
+        }
+        Ok(other.user)
     }
 
-    async fn serve<B>(self: &Arc<Self>, head: Head, body: B, peer: Option<User>, id: &HeaderValue, way: &mut Way) -> Result<Reply, Status>
+    async fn serve<B>(self: &Arc<Self>, mut head: Head, body: B, peer: Option<User>, id: &HeaderValue, way: &mut Way) -> Result<Reply, Status>
     where
         B: Body<Data = Bytes> + Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let user = self.asker(&head, peer.as_ref(), id, &way.notes).await?;
+        let user = self.asker(&mut head, peer.as_ref(), id, &way.notes).await?;
         if !head.long || head.info.verb == "watch" {
             let before = Instant::now();
             let (marks, ticket) = self.flow.admit(&user, &head.info, || self.objects_of(&head.info, &head.query)).await;
@@ -153,16 +157,20 @@ impl Server {
             let refused = ticket.is_none();
             way.turn = Some((marks, ticket));
             if refused {
+                way.known = self.registry.now().find(&head.info.group, &head.info.version, &head.info.resource).is_some();
                 return Ok(flow::refusal());
             }
         }
         auth::admit(self, &user, &head.info, &way.notes).await?;
         if let Some(remote) = self.aggregator.find(head.info.path.strip_prefix("/openapi/v3").unwrap_or(&head.info.path)) {
-            way.known = true;
-            return remote.proxy(&self.cache, &user, head.parts, body::collect(body).await?).await;
+            let reply = remote.proxy(&self.cache, &user, head.parts, body::collect(body).await?).await?;
+            way.known = reply.status() != StatusCode::NOT_FOUND;
+            return Ok(reply);
         }
         if !head.info.is_resource {
-            return publish::serve(self, &head.info, &head.query, &head.parts.headers, head.shape()).await;
+            let reply = publish::serve(self, &head.info, &head.query, &head.parts.headers, head.shape()).await?;
+            way.known = reply.status() != StatusCode::NOT_FOUND;
+            return Ok(reply);
         }
         let served = self.registry.now();
         let Some(resource) = served.find(&head.info.group, &head.info.version, &head.info.resource).cloned() else {
@@ -189,7 +197,7 @@ impl Server {
 
     /// Puts into the answer what belongs to every one, and tells metrics, audit and log of it.
     async fn finish(&self, ending: Ending, way: Way, timer: Timer, result: Result<Reply, Status>, panicked: bool) -> Reply {
-        let Ending { id, shape, gzip, watch, long, resource, line } = ending;
+        let Ending { id, shape, gzip, watch, long, line } = ending;
         let refused = result.as_ref().err().cloned();
         let mut reply = result.unwrap_or_else(|status| encode::refusal(&status, shape));
         way.notes.add_to(&mut reply);
@@ -202,7 +210,7 @@ impl Server {
             let ((method, path), Way { waited, read, .. }) = (line, &way);
             tracing::warn!(%method, path, code, ?took, ?waited, ?read, "slow request");
         }
-        let sizes = self.metrics.end(timer, code, way.known && (code != 404 || resource));
+        let sizes = self.metrics.end(timer, code, way.known);
         let (marks, ticket) = way.turn.unzip();
         if let Some(marks) = marks {
             marks.add_to(reply.headers_mut());

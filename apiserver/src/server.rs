@@ -14,19 +14,18 @@ use tokio::task::AbortHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::admission::{Hooks, Ledger, Policies, watch_policies};
+use crate::admission::{Acting, Hooks, Ledger, Policies, watch_policies};
 use crate::aggregate::{self, Aggregator};
+use crate::audit::Auditor;
 use crate::auth::pki::{Authority, SigningKey};
 use crate::auth::rbac::Rbac;
 use crate::auth::tokens::Tokens;
-use crate::audit::Auditor;
 use crate::auth::{self, Access};
 use crate::cache::{Cache, Form};
 use crate::dial::Dialer;
 use crate::encryption::{self, Encrypted, Encryption};
 use crate::flow::{self, Flow};
 use crate::metrics::Metrics;
-use crate::admission::Acting;
 use crate::options::{self, Options};
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
@@ -124,6 +123,9 @@ pub struct Server {
 impl Server {
     /// Reads the store, writes what every cluster begins with, and is ready. `stop` ends it.
     pub async fn start(config: Config, stop: CancellationToken) -> Result<Arc<Self>, Error> {
+        // What has begun by then ends when something goes wrong.
+        let stop = stop.child_token();
+        let unready = stop.clone().drop_guard();
         let registry = Registry::default();
         let options = &config.options;
         let store = match &options.encryption_provider_config {
@@ -161,7 +163,7 @@ impl Server {
             serving: TaskTracker::new(),
             components: Mutex::default(),
             definitions: watch::Sender::new(0),
-            stop: stop.clone(),
+            stop,
         });
         let newest = server.store.revision().await?;
         // Before the cache moves on, so that watches of custom resources too go on from where they were.
@@ -181,38 +183,26 @@ impl Server {
         server.cache.reached(newest, CATCH_UP).await.map_err(|applied| {
             skiff_store::Error::Unavailable(format!("after {CATCH_UP:?} its changes are read up to revision {applied} of {newest}"))
         })?;
-        tokio::spawn({
-            let server = Arc::clone(&server);
-            async move { server.stop.run_until_cancelled(server.compact()).await }
-        });
+        server.spawn(|server| async move { server.compact().await });
         if let Some(mut definitions) = definitions {
             // What came since is served from the start too.
             definitions.look();
-            let server = Arc::clone(&server);
-            tokio::spawn(async move { server.stop.run_until_cancelled(definitions.run()).await });
+            server.spawn(|_| definitions.run());
         }
         bootstrap::write(&server).await.map_err(Error::Bootstrap)?;
-        tokio::spawn({
-            let server = Arc::clone(&server);
-            async move { server.stop.run_until_cancelled(flow::follow(Arc::clone(&server))).await }
-        });
-        tokio::spawn({
-            let server = Arc::clone(&server);
-            async move { server.stop.run_until_cancelled(watch_policies(Arc::clone(&server))).await }
-        });
-        tokio::spawn({
-            let server = Arc::clone(&server);
-            async move { server.stop.run_until_cancelled(signer::run(Arc::clone(&server))).await }
-        });
-        tokio::spawn({
-            let server = Arc::clone(&server);
-            async move { server.stop.run_until_cancelled(auth::fill_secrets(Arc::clone(&server))).await }
-        });
-        tokio::spawn({
-            let server = Arc::clone(&server);
-            async move { server.stop.run_until_cancelled(aggregate::run(Arc::clone(&server))).await }
-        });
+        server.spawn(flow::follow);
+        server.spawn(watch_policies);
+        server.spawn(signer::run);
+        server.spawn(auth::fill_secrets);
+        server.spawn(aggregate::run);
+        unready.disarm();
         Ok(server)
+    }
+
+    /// Has a task of the server's own done, until it is to end.
+    fn spawn<F: Future<Output = ()> + Send + 'static>(self: &Arc<Self>, task: impl FnOnce(Arc<Self>) -> F) {
+        let (stop, task) = (self.stop.clone(), task(Arc::clone(self)));
+        tokio::spawn(async move { stop.run_until_cancelled(task).await });
     }
 
     /// Gives up history that is older than the period, once a period.

@@ -1,14 +1,16 @@
 //! Certificate signing requests: kubelets' own are approved where rules allow it, and what is approved is signed by the
 //! cluster's authority, for upstream's signers that lead to this API.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rcgen::SanType;
 use serde_json::{Value, json};
-use skiff_api::{Status, resource, value};
 use skiff_api::value::{at, items, text};
+use skiff_api::{Status, resource, value};
+use skiff_store::Revision;
 
 use crate::auth::pki::Request;
 use crate::auth::{self, Attributes, User};
@@ -36,12 +38,19 @@ enum Plan {
     Fail(String),
 }
 
+fn has(csr: &Value, kind: &str) -> bool {
+    value::condition(csr, kind).is_some_and(|c| c["status"] == "True")
+}
+
+/// Whether nothing more comes of the request.
+fn is_done(csr: &Value) -> bool {
+    !text(csr, &["status", "certificate"]).is_empty() || has(csr, "Denied") || has(csr, "Failed")
+}
+
 /// Decides what to do. `may` says whether who asked may create this subresource of signing requests; `node` is the node
 /// that asked, or null.
 fn plan(csr: &Value, request: &Result<Request, String>, node: &Value, may: impl Fn(&str) -> bool) -> Plan {
     let signer = text(csr, &["spec", "signerName"]);
-    let has = |kind| value::condition(csr, kind).is_some_and(|c| c["status"] == "True");
-    let done = !text(csr, &["status", "certificate"]).is_empty() || has("Denied") || has("Failed");
     let usages: Vec<&str> = items(csr, &["spec", "usages"]).iter().filter_map(Value::as_str).collect();
     let check: fn(&Request, &[&str]) -> Result<(), String> = match signer {
         "kubernetes.io/kube-apiserver-client" => client,
@@ -53,7 +62,7 @@ fn plan(csr: &Value, request: &Result<Request, String>, node: &Value, may: impl 
         Ok(request) => check(request, &usages).err(),
         Err(why) => Some(why.clone()),
     };
-    match (done, has("Approved"), fault) {
+    match (is_done(csr), has(csr, "Approved"), fault) {
         (true, ..) => Plan::Nothing,
         (false, true, Some(why)) => Plan::Fail(why),
         (false, true, None) => {
@@ -160,12 +169,25 @@ pub(crate) async fn run(server: Arc<Server>) {
     let Some(csrs) = resource::find_kind(GROUP, "v1", "CertificateSigningRequest") else { return };
     let Some(cache) = server.cache.resource(&csrs.storage_prefix) else { return };
     let mut bell = cache.subscribe();
+    let mut settled: HashMap<Arc<str>, Revision> = HashMap::new();
     loop {
         bell.mark_unchanged();
-        for csr in cache.list(&Filter::default(), 0).objects.iter().filter_map(|o| o.value().ok()) {
+        let listed = cache.list(&Filter::default(), 0).objects;
+        let before = std::mem::take(&mut settled);
+        for object in &listed {
+            // What has come to its end is not read again each time that another one changes.
+            if before.get(&object.key) == Some(&object.revision) {
+                settled.insert(Arc::clone(&object.key), object.revision);
+                continue;
+            }
+            let Ok(csr) = object.value() else { continue };
+            if is_done(&csr) {
+                settled.insert(Arc::clone(&object.key), object.revision);
+                continue;
+            }
             // A conflict rings the bell again.
             if let Err(error) = settle(&server, &csr).await.or_else(|e| if e.code == 409 { Ok(()) } else { Err(e) }) {
-                tracing::warn!(name = text(&csr, &["metadata", "name"]), error = error.message, "signing request not settled");
+                tracing::warn!(name = object.name(), error = error.message, "signing request not settled");
             }
         }
         if bell.changed().await.is_err() {
@@ -267,6 +289,15 @@ mod tests {
         check("kubelet-serving", &serving, "Other", serve("system:node:a", &["a", "10.0.0.2"]), Plan::Nothing);
         check("kubelet-serving", &serving, "Other", serve("system:node:b", &["a"]), Plan::Nothing);
         check("other", &serving, "Approved", node(), Plan::Nothing);
+    }
+
+    #[test]
+    fn names_in_alphabets_of_old_are_refused() {
+        let mut params = CertificateParams::default();
+        let masters = rcgen::string::BmpString::try_from("system:masters").expect("letters");
+        params.distinguished_name.push(DnType::OrganizationName, rcgen::DnValue::BmpString(masters));
+        let pem = params.serialize_request(&KeyPair::generate().expect("a key")).and_then(|r| r.pem()).expect("a request");
+        assert!(Request::parse(pem.as_bytes()).is_err());
     }
 
     #[test]

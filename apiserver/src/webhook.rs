@@ -35,6 +35,8 @@ const MAX_ANSWER: usize = 8 * 1024 * 1024;
 /// How many clients (each a server name with its authority) are kept before they are all forgotten.
 const MAX_CLIENTS: usize = 256;
 const SERVICE_PORT: u64 = 443;
+/// How often a webhook is asked that doesn't answer; upstream's figure.
+const TRIES: u32 = 5;
 
 /// Where a webhook is, and whose certificate it shows. Upstream's `WebhookClientConfig` and its likes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -67,9 +69,9 @@ pub(crate) enum Error {
         /// What went wrong.
         why: String,
     },
-    /// The webhook refused.
-    #[error("{0}")]
-    Refused(String),
+    /// The webhook refused, with this code and in these words.
+    #[error("{1}")]
+    Refused(u16, String),
     /// The answer is no JSON.
     #[error("{0}")]
     Answer(String),
@@ -121,6 +123,21 @@ impl Webhooks {
         self.exchange(config, Method::POST, config.shown_url(timeout), body.to_string(), timeout).await
     }
 
+    /// The same; and again where nobody answers, or one who is overtaxed or just starting. Before the second time it waits so long,
+    /// then half as long again each time: upstream's way with webhooks that a decision or a record hangs on.
+    pub async fn ask(&self, config: &ClientConfig, body: &Value, timeout: Duration, first_wait: Duration) -> Result<Value, Error> {
+        let mut wait = first_wait;
+        for _ in 1..TRIES {
+            match self.call(config, body, timeout).await {
+                Err(error @ (Error::Unreachable { .. } | Error::Refused(429 | 500 | 504, _))) => tracing::debug!(%error, "asking again"),
+                answered => return answered,
+            }
+            tokio::time::sleep(wait).await;
+            wait = wait * 3 / 2;
+        }
+        self.call(config, body, timeout).await
+    }
+
     /// Gets the JSON that is at a URL.
     pub async fn get(&self, url: &str, ca: &[u8], timeout: Duration) -> Result<Value, Error> {
         let config = ClientConfig { ca: ca.to_vec(), ..ClientConfig::default() };
@@ -163,7 +180,7 @@ impl Webhooks {
         };
         let (status, answer) = tokio::time::timeout(timeout, exchange).await.map_err(|_| failed("context deadline exceeded".into()))??;
         if !(StatusCode::OK..=StatusCode::PARTIAL_CONTENT).contains(&status) {
-            return Err(Error::Refused(refusal(status, &String::from_utf8_lossy(&answer))));
+            return Err(Error::Refused(status.as_u16(), refusal(status, &String::from_utf8_lossy(&answer))));
         }
         serde_json::from_slice(&answer).map_err(|e| Error::Answer(format!("couldn't get version/kind; json parse error: {e}")))
     }

@@ -217,8 +217,53 @@ async fn reasons_and_impersonation() {
     let expected = json!({"username": "joe", "uid": "7", "groups": ["system:authenticated"], "extra": {"team": ["a"]}});
     assert_eq!(said["status"]["userInfo"], expected);
     let (code, said) = api.ask(jane(), Method::POST, SELF, &as_other, &body).await;
-    assert_eq!(code, 403);
-    assert!(said["message"].as_str().is_some_and(|m| m.starts_with(r#"users "joe" is forbidden: User "jane" cannot impersonate resource "users" in API group "" at the cluster scope"#)), "{said}");
+    let expected = r#"selfsubjectreviews.authentication.k8s.io is forbidden: User "jane" cannot impersonate-on:user-info:create resource "selfsubjectreviews" in API group "authentication.k8s.io" at the cluster scope"#;
+    assert!(code == 403 && said["message"].as_str().is_some_and(|m| m.starts_with(expected)), "{said}");
+}
+
+#[tokio::test]
+async fn who_acts_as_another_may_be_held_to_what_that_is_for() {
+    let api = Api::start(Options::default()).await;
+    let rule = |verbs: &[&str], group: &str, resource: &str, names: &[&str]| json!({"verbs": verbs, "apiGroups": [group], "resources": [resource], "resourceNames": names});
+    let rules = json!([
+        rule(&["impersonate:user-info"], "authentication.k8s.io", "users", &["joe"]),
+        rule(&["impersonate-on:user-info:list"], "", "configmaps", &[]),
+        rule(&["impersonate:associated-node"], "authentication.k8s.io", "nodes", &["*"]),
+        rule(&["impersonate-on:associated-node:get"], "", "nodes", &[]),
+    ]);
+    let rbac = "/apis/rbac.authorization.k8s.io/v1";
+    let create = async |plural: &str, object: Value| assert_eq!(api.admin(Method::POST, &format!("{rbac}/{plural}"), &object).await.0, 201);
+    create("clusterroles", json!({"metadata": {"name": "acting"}, "rules": rules})).await;
+    let of_group = |name: &str| json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name});
+    let user = |name: &str| json!({"kind": "User", "name": name, "apiGroup": "rbac.authorization.k8s.io"});
+    let agent = "system:serviceaccount:kube-system:agent";
+    create("clusterrolebindings", json!({"metadata": {"name": "acting"}, "roleRef": of_group("acting"), "subjects": [user("jane"), user(agent)]})).await;
+    create("clusterrolebindings", json!({"metadata": {"name": "joe"}, "roleRef": of_group("cluster-admin"), "subjects": [user("joe")]})).await;
+    let ask = async |asker: User, path: &str, other: &str| api.ask(Some(asker), Method::GET, path, &[("impersonate-user", other)], &Value::Null).await;
+    let jane = || User::new("jane", ["dev"]);
+    until!(ask(jane(), CONFIG_MAPS, "joe").await.0 == 200);
+    let refused = |(code, said): (u16, Value), why: &str| assert!(code == 403 && said["message"].as_str().is_some_and(|m| m.contains(why)), "{said}");
+    refused(ask(jane(), "/api/v1/nodes", "joe").await, "cannot impersonate-on:user-info:list resource \"nodes\"");
+    refused(ask(jane(), CONFIG_MAPS, "jim").await, "users.authentication.k8s.io \"jim\" is forbidden: User \"jane\" cannot impersonate:user-info resource \"users\"");
+    let on = |node: &str| User { extra: [("authentication.kubernetes.io/node-name".to_owned(), vec![node.to_owned()])].into(), ..User::new(agent, ["system:serviceaccounts"]) };
+    assert_eq!(ask(on("a"), "/api/v1/nodes/a", "system:node:a").await.0, 404, "as its own node it may look");
+    refused(ask(on("b"), "/api/v1/nodes/a", "system:node:a").await, "cannot impersonate-on:arbitrary-node:get");
+}
+
+#[tokio::test]
+async fn clients_of_a_further_authority_are_known() {
+    let (own, further) = (Authority::generate().expect("an authority"), Authority::generate().expect("an authority"));
+    let dir = Dir::new();
+    let options = Options { client_ca_file: Some(dir.file("clients.pem", &further.pair.certificate)), ..Options::default() };
+    let stop = CancellationToken::new();
+    let _guard = stop.clone().drop_guard();
+    let config = Config { options, authority: own.clone(), ..common::config(Arc::new(Memory::new())) };
+    let server = Server::start(config, stop).await.expect("a server");
+    let known = server.client_authorities();
+    assert!([&own, &further].iter().all(|authority| known.contains(authority.pair.certificate.trim())), "{known}");
+    let bad = Options { client_ca_file: Some(dir.file("bad.pem", "nothing")), ..Options::default() };
+    let config = Config { options: bad, ..common::config(Arc::new(Memory::new())) };
+    assert!(Server::start(config, CancellationToken::new()).await.err().is_some_and(|e| e.to_string().starts_with("--client-ca-file: ")));
 }
 
 #[tokio::test]
@@ -395,6 +440,8 @@ async fn secrets_are_encrypted_in_the_store() {
     assert_eq!(read["data"]["a"], STANDARD.encode("hidden"), "read by the older key");
     read["metadata"]["resourceVersion"] = Value::Null;
     assert_eq!(api.admin(Method::PUT, &format!("{secrets}/s"), &read).await.0, 200);
+    let front = "/registry/skiff.io/front-proxy-ca";
+    until!(store.get(front).await.expect("read").is_some_and(|entry| entry.value.starts_with(b"k8s:enc:aesgcm:v1:k2:")));
     assert!(stored("/registry/secrets/default/s").await.starts_with(b"k8s:enc:aesgcm:v1:k2:"), "a write that changes nothing brings the newer key");
     let revision = store.revision().await.expect("a revision");
     assert_eq!(api.admin(Method::PUT, &format!("{secrets}/s"), &read).await.0, 200);

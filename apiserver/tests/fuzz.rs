@@ -30,6 +30,7 @@ const SEEDS: &[&str] = &[
     "object.spec.containers.all(c, c.name.matches('^[a-z]+$')) && size(object.metadata.labels) < 3",
     "{.spec.containers[?(@.name==\"c\")].ports[*].containerPort}",
     "123.456e3",
+    "\u{63}abc",
     "k8s\0\u{a}\u{9}\u{a}\u{2}v1\u{12}\u{3}Pod\u{12}\u{5}\u{a}\u{3}\u{a}\u{1}a",
 ];
 

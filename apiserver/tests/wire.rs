@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use skiff_api::protobuf;
+use skiff_api::{cbor, protobuf};
 use skiff_apiserver::auth::User;
 use skiff_apiserver::auth::pki::Authority;
 use skiff_apiserver::http::body::{Body, full};
@@ -32,7 +32,8 @@ const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
 struct Api {
     server: Arc<Server>,
     store: Arc<Memory>,
-    _stop: DropGuard,
+    stop: CancellationToken,
+    _guard: DropGuard,
 }
 
 impl Api {
@@ -41,12 +42,16 @@ impl Api {
         let store = Arc::new(Memory::new());
         let config = common::config(Arc::clone(&store) as Arc<dyn Store>);
         let server = Server::start(config, stop.clone()).await.expect("a server");
-        Self { server, store, _stop: stop.drop_guard() }
+        Self { server, store, stop: stop.clone(), _guard: stop.drop_guard() }
     }
 
     async fn ask(&self, method: Method, path: &str, accept: &str, body: Value) -> Response<Body> {
-        let request = Request::builder().method(method).uri(path).header("content-type", "application/json").header("accept", accept);
         let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.send(method, path, accept, "application/json", body).await
+    }
+
+    async fn send(&self, method: Method, path: &str, accept: &str, content_type: &str, body: impl Into<Bytes>) -> Response<Body> {
+        let request = Request::builder().method(method).uri(path).header("content-type", content_type).header("accept", accept);
         self.server.handle(request.body(full(body)).expect("a request"), Some(User::new("alice", ["system:masters"]))).await
     }
 
@@ -113,6 +118,41 @@ fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
         }
     }
     found
+}
+
+#[tokio::test]
+async fn objects_lists_watches_and_refusals_in_cbor() {
+    let api = Api::start().await;
+    let ask = async |method, path: &str, content_type, body: Value| {
+        let body = cbor::encode(&body).expect("memory");
+        let (code, kind, body) = whole(api.send(method, path, cbor::MEDIA_TYPE, content_type, body).await).await;
+        assert_eq!(kind, cbor::MEDIA_TYPE);
+        assert!(body.starts_with(cbor::MAGIC), "{body:?}");
+        (code, cbor::decode(&body).expect("an item"))
+    };
+    let (code, made) = ask(Method::POST, CONFIG_MAPS, cbor::MEDIA_TYPE, config_map("a")).await;
+    assert_eq!((code, &made["data"]["k"]), (201, &json!("v")));
+    let a = format!("{CONFIG_MAPS}/a");
+    let apply = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"l": "w"}});
+    let (code, applied) = ask(Method::PATCH, &format!("{a}?fieldManager=m"), cbor::APPLY, apply).await;
+    assert_eq!((code, &applied["data"]), (200, &json!({"k": "v", "l": "w"})));
+    let (code, table) = ask(Method::GET, &format!("{CONFIG_MAPS}/none"), cbor::MEDIA_TYPE, Value::Null).await;
+    assert_eq!((code, &table["kind"]), (404, &json!("Status")));
+    let (code, list) = ask(Method::GET, &format!("{CONFIG_MAPS}?fieldSelector=metadata.name=a"), cbor::MEDIA_TYPE, Value::Null).await;
+    assert_eq!((code, &list["items"][0]["data"]), (200, &applied["data"]));
+    let (code, _) = ask(Method::DELETE, &a, cbor::MEDIA_TYPE, json!({"kind": "DeleteOptions", "apiVersion": "v1", "dryRun": ["All"]})).await;
+    assert_eq!((code, api.get(&a, cbor::MEDIA_TYPE).await.0), (200, 200));
+
+    let mut refused = Bytes::from_static(b"\xd9\xd9\xf7\xa1");
+    let (code, _, body) = whole(api.send(Method::POST, CONFIG_MAPS, "application/json", cbor::MEDIA_TYPE, refused.split_off(0)).await).await;
+    assert_eq!(code, 400, "{}", String::from_utf8_lossy(&body));
+
+    let watch = format!("{CONFIG_MAPS}?watch=true&timeoutSeconds=1&fieldSelector=metadata.name=a");
+    let (code, kind, mut frames) = api.get(&watch, cbor::MEDIA_TYPE).await;
+    assert_eq!((code, kind.as_str()), (200, cbor::SEQUENCE));
+    let first = frames.split_to(cbor::length(&frames).expect("an item"));
+    let event = cbor::decode(&first).expect("an event");
+    assert_eq!((&event["type"], &event["object"]["data"]), (&json!("ADDED"), &applied["data"]));
 }
 
 #[tokio::test]
@@ -305,4 +345,68 @@ async fn another_server_behind_this_one() {
     assert!(document["definitions"]["io.ext.v1.Thing"].is_object());
     assert_eq!(api.json("/openapi/v3").await["paths"]["apis/ext.io/v1"]["serverRelativeURL"], "/openapi/v3/apis/ext.io/v1?hash=1");
     assert_eq!(api.json("/openapi/v3/apis/ext.io/v1").await["openapi"], "3.0.0");
+}
+
+#[tokio::test]
+async fn what_anybody_makes_up_is_not_counted() {
+    let api = Api::start().await;
+    for path in ["/made-up", "/apis/made-up/v1/things", "/apis/made-up/v1", "/api/v1/made-ups", "/api/v1/namespaces/default/pods/a/made-up", "/openapi/v3/made-up", "/livez/made-up"] {
+        for (user, method) in [(None, Method::GET), (None, Method::POST), (Some(User::new("alice", ["system:masters"])), Method::GET), (Some(User::new("alice", ["system:masters"])), Method::POST)] {
+            let request = Request::builder().method(method).uri(path).body(full("")).expect("a request");
+            assert!(api.server.handle(request, user).await.status().is_client_error(), "{path}");
+        }
+    }
+    for slashes in ["", "/", "///"] {
+        assert_eq!(api.get(&format!("/version{slashes}"), "application/json").await.0, 200);
+    }
+    let (_, _, text) = api.get("/metrics", "text/plain").await;
+    let text = String::from_utf8_lossy(&text);
+    assert!(!text.contains("made-up"), "{}", text.lines().filter(|line| line.contains("made-up")).collect::<String>());
+    assert_eq!(text.lines().filter(|line| line.starts_with("apiserver_request_total") && line.contains("/version")).count(), 1);
+}
+
+#[tokio::test]
+async fn bodies_are_bounded() {
+    let api = Api::start().await;
+    let map = |size: usize| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": "v".repeat(size)}});
+    let (code, _, body) = whole(api.ask(Method::POST, CONFIG_MAPS, "application/json", map(3 * 1024 * 1024)).await).await;
+    let status: Value = serde_json::from_slice(&body).expect("a status");
+    assert_eq!((code, &status["reason"]), (413, &json!("RequestEntityTooLarge")));
+}
+
+/// The server on loopback, over TLS, and a client's connection to it.
+async fn over_tls(api: &Api) -> (std::net::SocketAddr, Arc<rustls::ClientConfig>) {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let authority = Authority::generate().expect("an authority");
+    let pair = authority.server("apiserver", &[], &[std::net::Ipv4Addr::LOCALHOST.into()]).expect("a certificate");
+    let tls = skiff_apiserver::http::serve::tls(&pair, &authority.pair.certificate).expect("TLS");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(skiff_apiserver::http::serve::serve(Arc::clone(&api.server), listener, tls, api.stop.clone()));
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.pair.certificate.as_bytes()).expect("PEM")).expect("a root");
+    (address, Arc::new(rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()))
+}
+
+#[tokio::test]
+async fn heads_are_bounded() {
+    let api = Api::start().await;
+    let (address, config) = over_tls(&api).await;
+    let ask = async |length: usize| {
+        let stream = tokio::net::TcpStream::connect(address).await.expect("a connection");
+        let name = rustls::pki_types::ServerName::try_from("127.0.0.1").expect("a name");
+        let stream = tokio_rustls::TlsConnector::from(Arc::clone(&config)).connect(name, stream).await.expect("TLS");
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let head = format!("GET /livez HTTP/1.1\r\nhost: skiff\r\nx-long: {}\r\nconnection: close\r\n\r\n", "x".repeat(length));
+        // The server need not take all of it.
+        let writes = tokio::spawn(async move { tokio::io::AsyncWriteExt::write_all(&mut writer, head.as_bytes()).await.map(|()| writer) });
+        let mut answer = Vec::new();
+        let _ = tokio::io::AsyncReadExt::read_to_end(&mut reader, &mut answer).await;
+        writes.abort();
+        String::from_utf8_lossy(&answer).lines().next().unwrap_or("").to_owned()
+    };
+    assert_eq!(ask(100_000).await, "HTTP/1.1 200 OK");
+    assert_eq!(ask(2 << 20).await, "HTTP/1.1 431 Request Header Fields Too Large");
 }

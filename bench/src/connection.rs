@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use kube::client::ConfigExt;
+use secrecy::ExposeSecret;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -28,7 +29,8 @@ impl Target {
         let host = config.cluster_url.host().context("the kubeconfig's server has no host")?.to_owned();
         let port = config.cluster_url.port_u16().unwrap_or(443);
         let tls = config.rustls_client_config().context("read the kubeconfig's certificates")?;
-        Ok(Self { host, port, tls: Arc::new(tls), bearer: None })
+        let bearer = config.auth_info.token.as_ref().map(|token| token.expose_secret().to_owned());
+        Ok(Self { host, port, tls: Arc::new(tls), bearer })
     }
 
     /// The same server asked by the bearer of a token, and by nobody else.

@@ -13,13 +13,14 @@ use skiff_api::labels;
 use skiff_api::patch::{json_patch, merge_patch, strategic_merge};
 use skiff_api::quantity::Quantity;
 use skiff_api::resource::{self, Resource};
-use skiff_api::{defaults, json, protobuf};
+use skiff_api::{cbor, defaults, json, protobuf};
 
 /// All targets, by name.
 pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("json", decode_json),
     ("yaml", decode_yaml),
     ("protobuf", decode_protobuf),
+    ("cbor", decode_cbor),
     ("json_patch", patch_json),
     ("merge_patch", patch_merge),
     ("strategic_merge_patch", patch_strategic),
@@ -71,6 +72,15 @@ pub fn decode_json(data: &[u8]) {
 pub fn decode_yaml(data: &[u8]) {
     if let Ok(read) = std::str::from_utf8(data).map_err(|e| e.to_string()).and_then(skiff_apiserver::http::yaml::parse) {
         take_in(read.value);
+    }
+}
+
+/// CBOR bodies; what was read is written as it was meant.
+pub fn decode_cbor(data: &[u8]) {
+    if let Ok(object) = cbor::decode(data) {
+        let written = cbor::encode(&object).expect("memory");
+        assert_eq!(cbor::decode(&written).expect("what was written"), object);
+        take_in(object);
     }
 }
 

@@ -7,6 +7,8 @@ mod managed;
 mod set;
 mod walk;
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -14,7 +16,8 @@ pub use set::FieldSet;
 pub use walk::{Comparison, atomics, compare, fields_of, merge};
 
 use crate::schema::Schema;
-use crate::value::{at, remove as take, text};
+use crate::validation::meta::ANNOTATIONS_MAX;
+use crate::value::{at, object_mut, remove as take, text};
 use managed::Managed;
 
 /// Who writes, and how: the key of a `managedFields` entry.
@@ -110,7 +113,8 @@ pub fn apply(
     // What kubectl once applied on the client's side it may take over, as long as nobody changed it since.
     let old = live.filter(|_| manager.name == "kubectl").and_then(|live| last_applied(schema, live, manager));
     let Some(old) = old else { return result };
-    let foreign: Vec<Conflict> = conflicts.iter().filter(|c| !old.paths().iter().any(|p| set::shown(p) == c.field)).cloned().collect();
+    let own: HashSet<String> = old.paths().iter().map(|path| set::shown(path)).collect();
+    let foreign: Vec<Conflict> = conflicts.iter().filter(|c| !own.contains(&c.field)).cloned().collect();
     if !foreign.is_empty() {
         return Err(Error::Conflicts(foreign));
     }
@@ -176,7 +180,13 @@ fn finish(live: Option<&Value>, mut new: Value, config: &Value, manager: &Manage
     if manager.name == "kubectl" && !text(&new, &["metadata", "annotations", LAST_APPLIED]).is_empty() {
         let mut plain = config.clone();
         take(&mut plain, &["metadata", "annotations", LAST_APPLIED]);
-        new["metadata"]["annotations"][LAST_APPLIED] = format!("{plain}\n").into();
+        let annotations = object_mut(&mut new, &["metadata", "annotations"]);
+        annotations.insert(LAST_APPLIED.to_owned(), format!("{plain}\n").into());
+        // One that has grown too large goes: the object itself may be applied all the same.
+        let size: usize = annotations.iter().map(|(key, value)| key.len() + value.as_str().map_or(0, str::len)).sum();
+        if size > ANNOTATIONS_MAX {
+            annotations.remove(LAST_APPLIED);
+        }
     }
     if let Some(live) = live {
         managed::keep_times(live, &mut new);

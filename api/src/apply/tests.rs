@@ -133,6 +133,9 @@ fn kubectl_takes_over_what_it_applied_on_the_client_side() {
     assert_eq!(taken["data"]["k"], "2");
     assert!(text(&taken, &["metadata", "annotations", LAST_APPLIED]).contains("\"k\":\"2\""));
     assert!(apply(config_map(), Some(&live), &config, &applier("other"), false, &[]).is_err());
+    let large = cm(json!({"k": "v".repeat(300 << 10)}));
+    let taken = apply(config_map(), Some(&live), &large, &applier("kubectl"), false, &[]).expect("taken over");
+    assert!(text(&taken, &["metadata", "annotations", LAST_APPLIED]).is_empty(), "what doesn't fit goes");
 }
 
 #[test]

@@ -245,8 +245,6 @@ pub fn merge(schema: &Schema, live: Option<&Value>, config: Option<&Value>) -> V
     }
 }
 
-/// Merges two lists: the configuration's order holds, items that only the live list has keep their place beside the
-/// ones they followed.
 /// The paths in `config` of lists, maps and objects that are replaced as a whole.
 pub fn atomics(schema: &Schema, config: &Value, path: &str, found: &mut Vec<String>) {
     let whole = match &schema.kind {
@@ -271,6 +269,8 @@ pub fn atomics(schema: &Schema, config: &Value, path: &str, found: &mut Vec<Stri
     }
 }
 
+/// Merges two lists: the configuration's order holds, items that only the live list has keep their place beside the
+/// ones they followed.
 fn merge_items(list: &List, old: &[Value], new: &[Value]) -> Value {
     let edges = |items: &[Value]| items.iter().map(|item| item_edge(list, item).unwrap_or_default()).collect::<Vec<_>>();
     let (left, right) = (edges(old), edges(new));

@@ -20,9 +20,12 @@ pub enum Error {
     /// The patch has too many operations: 413.
     #[error("{0}")]
     TooLarge(String),
-    /// The patch makes sense but not for this object (a failed test, a missing path): 422.
+    /// The patch makes sense but not for this object (a missing path): 422.
     #[error("{0}")]
     Unprocessable(String),
+    /// The object isn't what the patch tests for: 422.
+    #[error("{0}")]
+    TestFailed(String),
 }
 
 /// What strict validation says of members that an operation of a JSON patch doesn't have.
@@ -78,6 +81,8 @@ mod tests {
         check(json!([{"op": "add", "path": "/l/-", "value": 3}]), Ok(json!({"a": 1, "l": [1, 2, 3]})));
         check(json!([{"op": "remove", "path": "/a"}, {"op": "remove", "path": "/none"}]), Err(()));
         check(json!([{"op": "test", "path": "/a", "value": 2}]), Err(()));
+        assert!(matches!(json_patch(&mut json!({"a": 1}), &json!([{"op": "test", "path": "/a", "value": 2}])), Err(Error::TestFailed(_))));
+        assert!(matches!(json_patch(&mut json!({"a": 1}), &json!([{"op": "test", "path": "/l/2", "value": 2}])), Err(Error::Unprocessable(_))));
         check(json!([{"op": "add", "path": "/x"}]), Ok(json!({"a": 1, "l": [1, 2], "x": null})));
         check(json!([{"op": "replace", "path": "/l/9", "value": 1}]), Err(()));
         check(json!([{"op": "move", "from": "/l", "path": "/l/0"}]), Err(()));

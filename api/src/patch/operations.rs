@@ -4,12 +4,14 @@
 use serde_json::Value;
 
 use super::{Error, MAX_OPERATIONS};
+use crate::json::{MAX_DEPTH, TOO_DEEP, depth};
 use crate::schema::shown_value;
 
 /// How many bytes all copies of a patch may add; upstream's figure.
 const MAX_COPIED: usize = 3 * 1024 * 1024;
 /// What errors end with.
 const MISSING: &str = "missing value";
+const FAILED: &str = "test failed";
 const BAD_INDEX: &str = "invalid index referenced";
 
 /// Applies a JSON patch. After an error the target is as it was.
@@ -30,7 +32,8 @@ pub fn json_patch(target: &mut Value, patch: &Value) -> Result<(), Error> {
     let mut document = target.clone();
     let mut copied = 0;
     for operation in operations {
-        apply(&mut document, operation, &mut copied).map_err(Error::Unprocessable)?;
+        let of_test = operation["op"] == "test";
+        apply(&mut document, operation, &mut copied).map_err(|why| if of_test && why.ends_with(FAILED) { Error::TestFailed(why) } else { Error::Unprocessable(why) })?;
     }
     *target = document;
     Ok(())
@@ -49,7 +52,7 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
         "add" | "remove" => {
             let path = path("")?;
             let (container, key) = find(document, &path).ok_or_else(|| lost("doc is missing path", &format!("{path:?}")))?;
-            let done = if op == "add" { add(container, &key, value()) } else { remove(container, &key).map(drop) };
+            let done = if op == "add" { fits(&path, &value()).and_then(|()| add(container, &key, value())) } else { remove(container, &key).map(drop) };
             done.map_err(|why| format!("error in {op} for path: '{path}': {why}"))
         }
         "replace" => {
@@ -64,6 +67,7 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
             }
             let (container, key) = find(document, &path).ok_or_else(|| lost("doc is missing path", &path))?;
             get(container, &key).map_err(|_| lost("doc is missing key", &path))?;
+            fits(&path, &value())?;
             set(container, &key, value()).map_err(|why| format!("error in remove for path: '{path}': {why}"))
         }
         "test" => {
@@ -75,13 +79,14 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
                     get(container, &key).map_err(|why| format!("error in test for path: '{path}': {why}"))?
                 }
             };
-            if *found == value() { Ok(()) } else { Err(format!("testing value {path} failed: test failed")) }
+            if *found == value() { Ok(()) } else { Err(format!("testing value {path} failed: {FAILED}")) }
         }
         "move" => {
             let from = from()?;
             let (container, key) = find(document, &from).ok_or_else(|| lost("doc is missing from path", &from))?;
             let moved = remove(container, &key).map_err(|why| format!("error in move for path: '{key}': {why}"))?;
             let path = path(FIELD)?;
+            fits(&path, &moved)?;
             let (container, key) = find(document, &path).ok_or_else(|| lost("doc is missing destination path", &path))?;
             add(container, &key, moved).map_err(|why| format!("error in move for path: '{path}': {why}"))
         }
@@ -90,6 +95,7 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
             let (container, key) = find(document, &from).ok_or_else(|| lost("doc is missing from path", &from))?;
             let copy = get(container, &key).map_err(|why| format!("error in copy for from: '{from}': {why}"))?.clone();
             let path = path("")?;
+            fits(&path, &copy)?;
             *copied += copy.to_string().len();
             if *copied > MAX_COPIED {
                 return Err(format!("Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"));
@@ -99,6 +105,11 @@ fn apply(document: &mut Value, operation: &Value, copied: &mut usize) -> Result<
         }
         _ => Err(format!("Unexpected kind: {op}")),
     }
+}
+
+/// Refuses to put the value where the document would nest too deeply: a patch may build by its operations what no body has.
+fn fits(path: &str, value: &Value) -> Result<(), String> {
+    if path.matches('/').count() + depth(value) > MAX_DEPTH { Err(TOO_DEEP.to_owned()) } else { Ok(()) }
 }
 
 /// What holds the last step of the path, and that step.
@@ -209,6 +220,19 @@ mod tests {
         check(json!({"op": "move", "from": "/l/0", "path": "/l/1"}), with(json!([2, 1])));
         check(json!({"op": "add", "path": "/l/9", "value": 3}), Err("error in add for path: '/l/9': Unable to access invalid index: 9: invalid index referenced"));
         check(json!({"op": "replace", "path": "/l/2", "value": 3}), Err("replace operation does not apply: doc is missing key: /l/2: missing value"));
+    }
+
+    #[test]
+    fn no_patch_makes_a_document_deeper_than_a_body() {
+        let nest = json!({"op": "copy", "from": "/o", "path": "/o/o"});
+        let mut target = json!({"o": {}});
+        let deepest = json_patch(&mut target, &vec![nest.clone(); MAX_DEPTH - 2].into());
+        assert_eq!((deepest, depth(&target)), (Ok(()), MAX_DEPTH));
+        assert_eq!(json_patch(&mut target, &json!([nest])), Err(Error::Unprocessable(TOO_DEEP.into())));
+        let deep = "/o".repeat(MAX_DEPTH);
+        for operation in [json!({"op": "add", "path": deep, "value": {}}), json!({"op": "replace", "path": deep, "value": []}), json!({"op": "move", "from": deep, "path": format!("{deep}/o")})] {
+            assert!(json_patch(&mut target, &json!([operation])).is_err(), "{operation}");
+        }
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub fn custom_columns(version: &Value) -> Vec<Column> {
 pub fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> {
     let converted;
     let mut object = object;
-    if resource.stored_as != resource.api_version() && matches!(resource.kind.as_ref(), "Event" | "HorizontalPodAutoscaler") {
+    if resource.custom().is_none() && resource.stored_as != resource.api_version() {
         // The rules are written for the stored version.
         let mut copy = object.clone();
         copy["kind"] = resource.kind.as_ref().into();

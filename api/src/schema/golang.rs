@@ -22,10 +22,10 @@ const POD_SECURITY_REST: &str = "seLinuxOptions windowsOptions runAsUser runAsGr
     supplementalGroupsPolicy fsGroup fsGroupChangePolicy sysctls seccompProfile appArmorProfile seLinuxChangePolicy";
 
 impl Schema {
-    /// The value as upstream's messages show it, in one line.
-    pub fn shown_go(&self, value: &Value) -> String {
+    /// The value as upstream's messages show it, in one line; `pointer` says whether Go has a pointer to it.
+    pub fn shown_go(&self, value: &Value, pointer: bool) -> String {
         let mut out = String::new();
-        Writer { out: &mut out, indent: None }.value(self, value, true);
+        Writer { out: &mut out, indent: None }.value(self, value, pointer);
         out
     }
 
@@ -43,6 +43,50 @@ impl Schema {
         let chosen = names.iter().filter_map(|name| self.property(name)).map(|p| (go_name(p), p, value)).collect();
         writer.fields(chosen);
         out
+    }
+}
+
+impl Schema {
+    /// The object in JSON as upstream's patches leave it: in Go's order, but for what the patch has gone through, which is
+    /// in the alphabet's. `patch` is a merge patch, or has the members that another one names.
+    pub fn patched(&self, object: &Value, patch: &Value) -> String {
+        let mut out = String::new();
+        self.write_patched(object, Some(patch).filter(|p| p.is_object()), &mut out);
+        out.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+    }
+
+    fn write_patched(&self, value: &Value, patch: Option<&Value>, out: &mut String) {
+        let mut separator = "";
+        match value {
+            Value::Object(map) => {
+                let mut members: Vec<(&String, &Value)> = map.iter().collect();
+                if patch.is_none() {
+                    members.sort_by_key(|(name, _)| self.property(name).map_or(0, |p| p.position));
+                }
+                out.push('{');
+                for (name, member) in members {
+                    out.push_str(separator);
+                    out.push_str(&Value::from(name.as_str()).to_string());
+                    out.push(':');
+                    let named = patch.and_then(|patch| patch.get(name));
+                    let below = self.member(name).filter(|_| named.is_none_or(Value::is_object)).unwrap_or(Self::any());
+                    below.write_patched(member, named.filter(|named| named.is_object()), out);
+                    separator = ",";
+                }
+                out.push('}');
+            }
+            Value::Array(items) => {
+                out.push('[');
+                for (i, item) in items.iter().enumerate() {
+                    out.push_str(separator);
+                    let named = patch.and_then(|patch| patch.get(i.to_string())).filter(|named| named.is_object());
+                    self.items().unwrap_or(Self::any()).write_patched(item, named, out);
+                    separator = ",";
+                }
+                out.push(']');
+            }
+            scalar => out.push_str(&scalar.to_string()),
+        }
     }
 }
 
@@ -219,7 +263,17 @@ mod tests {
     use super::*;
 
     fn check(definition: &str, value: Value, expected: &str) {
-        assert_eq!(Schema::builtin(definition).expect(definition).shown_go(&value), expected);
+        assert_eq!(Schema::builtin(definition).expect(definition).shown_go(&value, true), expected);
+    }
+
+    #[test]
+    fn patched_objects() {
+        let schema = Schema::builtin("io.k8s.api.core.v1.Service").expect("a service");
+        let object = json!({"metadata": {"name": "a", "annotations": {"<": "&"}}, "spec": {"type": "x", "ports": [{"port": 1, "name": "p"}], "selector": {}}});
+        let untouched = r#"{"metadata":{"name":"a","annotations":{"\u003c":"\u0026"}},"spec":{"ports":[{"name":"p","port":1}],"selector":{},"type":"x"}}"#;
+        assert_eq!(schema.patched(&object, &json!({"spec": {"type": "x"}})), untouched);
+        let touched = r#"{"metadata":{"annotations":{"\u003c":"\u0026"},"name":"a"},"spec":{"ports":[{"name":"p","port":1}],"selector":{},"type":"x"}}"#;
+        assert_eq!(schema.patched(&object, &json!({"metadata": {"labels": null}})), touched);
     }
 
     #[test]
@@ -232,7 +286,7 @@ mod tests {
             r#"{"MinAvailable":1,"Selector":{"matchLabels":{"a":"b"}},"MaxUnavailable":null,"UnhealthyPodEvictionPolicy":null}"#,
         );
         let template = Schema::builtin("io.k8s.api.core.v1.PodTemplateSpec").expect("a template");
-        let shown = template.shown_go(&json!({"metadata": {"labels": {"a": "b"}}, "spec": {"hostPID": true}}));
+        let shown = template.shown_go(&json!({"metadata": {"labels": {"a": "b"}}, "spec": {"hostPID": true}}), true);
         assert!(shown.starts_with(r#"{"labels":{"a":"b"},"Spec":{"Volumes":null,"InitContainers":null,"Containers":null,"#), "{shown}");
         assert!(shown.contains(r#""SecurityContext":{"HostNetwork":false,"HostPID":true,"#), "{shown}");
     }

@@ -8,7 +8,7 @@ mod crd;
 mod golang;
 mod prune;
 
-pub(crate) use prune::shown_value;
+pub use prune::shown_value;
 
 use std::borrow::Cow;
 use std::ops::Deref;

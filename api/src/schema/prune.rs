@@ -335,7 +335,8 @@ fn is_int32(number: &serde_json::Number) -> bool {
 }
 
 /// Go's word for a JSON value.
-pub(crate) fn shown_value(value: &Value) -> &'static str {
+/// What Go calls a JSON value of this sort.
+pub fn shown_value(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

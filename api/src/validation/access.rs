@@ -6,7 +6,6 @@ use serde_json::Value;
 
 use super::check::{At, Errors};
 use super::meta;
-use super::workloads::shown;
 use crate::field::Error;
 use crate::names;
 
@@ -107,7 +106,7 @@ fn binding_update(e: &mut Errors, new: &At, old: &Value, namespaced: bool) {
     meta::meta_update(e, new, old);
     if meta::changed(new, old, "roleRef") {
         let role = new.at("roleRef");
-        e.invalid_shown(&role, shown("io.k8s.api.rbac.v1.RoleRef", role.value), "cannot change roleRef");
+        e.invalid(&role, "cannot change roleRef");
     }
 }
 
@@ -164,7 +163,65 @@ fn signer_name(e: &mut Errors, at: &At) {
 }
 
 pub(super) fn signing_request_update(e: &mut Errors, new: &At, old: &Value) {
+    signing_request_change(e, new, old, false, false);
+}
+
+pub(super) fn signing_request_status(e: &mut Errors, new: &At, old: &Value) {
+    signing_request_change(e, new, old, true, false);
+}
+
+pub(super) fn signing_request_approval(e: &mut Errors, new: &At, old: &Value) {
+    signing_request_change(e, new, old, false, true);
+}
+
+/// An update, which may bring a certificate or a word on approval where it is made for that. What was wrong before may
+/// stay.
+fn signing_request_change(e: &mut Errors, new: &At, old: &Value, certified: bool, judged: bool) {
+    const JUDGED: [&str; 2] = ["Approved", "Denied"];
     signing_request(e, new);
+    let (conditions, was) = (new.at("status.conditions"), At::root(old).at("status.conditions"));
+    let types = |list: &At| list.items().map(|c| c.at("type").str().to_owned()).collect::<Vec<_>>();
+    let (before, repeated) = (types(&was), |all: &[String]| (1..all.len()).any(|i| all[..i].contains(&all[i])));
+    let (both, repeats) = (JUDGED.iter().all(|t| before.iter().any(|b| b == t)), repeated(&before));
+    let mut seen: Vec<&str> = Vec::new();
+    for condition in conditions.items() {
+        let (kind, status) = (condition.at("type"), condition.at("status"));
+        if kind.is_empty() && !before.contains(&String::new()) {
+            e.required(&kind, "");
+        }
+        let fixed = JUDGED.contains(&kind.str()) || kind.str() == "Failed";
+        e.one_of(&status, if fixed { &["True"][..] } else { &meta::STATUSES });
+        let other = JUDGED.iter().find(|other| **other != kind.str());
+        if !both && JUDGED.contains(&kind.str()) && other.is_some_and(|other| seen.contains(other)) {
+            e.invalid_value(&conditions, kind.str(), "Approved and Denied conditions are mutually exclusive");
+        }
+        if !repeats && seen.contains(&kind.str()) {
+            e.duplicate(&kind);
+        }
+        seen.push(kind.str());
+    }
+    let of = |list: &At, kind: &str| list.items().filter(|c| c.at("type").str() == kind).map(|c| c.value.clone()).collect::<Vec<_>>();
+    for kind in [JUDGED[0], JUDGED[1], "Failed"] {
+        if of(&conditions, kind).len() < of(&was, kind).len() {
+            e.forbidden(&conditions, format!("updates may not remove a condition of type {kind:?}"));
+        }
+    }
+    for kind in JUDGED.iter().filter(|_| !judged) {
+        let (now, then) = (of(&conditions, kind), of(&was, kind));
+        if now.len() > then.len() {
+            e.forbidden(&conditions, format!("updates may not add a condition of type {kind:?}"));
+        } else if now.len() == then.len() && now != then {
+            e.forbidden(&conditions, format!("updates may not modify a condition of type {kind:?}"));
+        }
+    }
+    let (certificate, had) = (new.at("status.certificate"), At::root(old).at("status.certificate"));
+    if certificate.str() != had.str() {
+        if !certified {
+            e.forbidden(&certificate, "updates may not set certificate content");
+        } else if !had.is_empty() {
+            e.forbidden(&certificate, "updates may not modify existing certificate content");
+        }
+    }
     meta::meta_update(e, new, old);
 }
 
@@ -172,9 +229,8 @@ pub(super) fn signing_request_update(e: &mut Errors, new: &At, old: &Value) {
 fn review(e: &mut Errors, review: &At, by_another: bool, metadata: &str) {
     let spec = review.at("spec");
     let (resource, path, user) = (spec.at("resourceAttributes"), spec.at("nonResourceAttributes"), spec.at("user"));
-    let path_shown = shown("io.k8s.api.authorization.v1.NonResourceAttributes", path.value);
     match (resource.is_set(), path.is_set()) {
-        (true, true) => e.invalid_shown(&path, path_shown.clone(), "cannot be specified in combination with resourceAttributes"),
+        (true, true) => e.invalid(&path, "cannot be specified in combination with resourceAttributes"),
         (false, false) => e.invalid(&resource, "exactly one of nonResourceAttributes or resourceAttributes must be specified"),
         _ => {}
     }
@@ -212,7 +268,7 @@ fn review(e: &mut Errors, review: &At, by_another: bool, metadata: &str) {
     let local = metadata != "must be empty";
     let given = |(key, value): (&str, At)| !value.is_empty() && key != "managedFields" && !(local && key == "namespace");
     if meta.entries().any(given) {
-        e.invalid_shown(&meta, shown("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta", meta.value), metadata);
+        e.invalid(&meta, metadata);
     }
     if local {
         let namespace = resource.at("namespace");
@@ -220,7 +276,7 @@ fn review(e: &mut Errors, review: &At, by_another: bool, metadata: &str) {
             e.invalid_value(&namespace, namespace.str(), "must match metadata.namespace");
         }
         if path.is_set() {
-            e.invalid_shown(&path, path_shown, "disallowed on this kind of request");
+            e.invalid(&path, "disallowed on this kind of request");
         }
     }
 }

@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::field::Error;
 use crate::names;
 use crate::quantity::Quantity;
+use crate::schema::{Presence, Schema};
 
 static NULL: Value = Value::Null;
 
@@ -15,17 +16,31 @@ static NULL: Value = Value::Null;
 pub(super) struct At<'a> {
     pub value: &'a Value,
     pub path: String,
+    /// What the kind's schema says of the place: messages show values as Go's structs.
+    pub schema: &'a Schema,
+    /// Whether Go has a pointer here, so that nothing is nil and no zero value.
+    pub pointer: bool,
 }
 
 impl<'a> At<'a> {
+    /// A value of no known schema.
     pub fn root(value: &'a Value) -> Self {
-        Self { value, path: String::new() }
+        Self::of(value, Schema::any())
+    }
+
+    pub fn of(value: &'a Value, schema: &'a Schema) -> Self {
+        Self { value, path: String::new(), schema, pointer: true }
     }
 
     /// The member of that name; a dotted name goes several steps.
     pub fn at(&self, name: &str) -> Self {
-        let value = name.split('.').try_fold(self.value, |v, step| v.get(step)).unwrap_or(&NULL);
-        Self { value, path: self.below(name) }
+        let (mut value, mut schema, mut pointer) = (self.value, self.schema, true);
+        for step in name.split('.') {
+            value = value.get(step).unwrap_or(&NULL);
+            pointer = schema.property(step).is_none_or(|p| matches!(p.presence, Presence::Given | Presence::AlwaysNull));
+            schema = schema.member(step).unwrap_or(Schema::any());
+        }
+        Self { value, path: self.below(name), schema, pointer }
     }
 
     /// The path of a member.
@@ -35,26 +50,43 @@ impl<'a> At<'a> {
 
     /// The same value under another path.
     pub fn called(&self, path: impl Into<String>) -> Self {
-        Self { value: self.value, path: path.into() }
+        Self { path: path.into(), ..self.clone() }
     }
 
     /// The entry of a map with that key.
     pub fn key(&self, key: &str) -> Self {
-        Self { value: self.value.get(key).unwrap_or(&NULL), path: format!("{}[{key}]", self.path) }
+        let schema = self.schema.member(key).unwrap_or(Schema::any());
+        Self { value: self.value.get(key).unwrap_or(&NULL), path: format!("{}[{key}]", self.path), schema, pointer: true }
     }
 
     /// The items of a list.
     pub fn items(&self) -> impl Iterator<Item = At<'a>> + use<'a> {
-        let path = self.path.clone();
+        let (path, schema) = (self.path.clone(), self.schema.items().unwrap_or(Schema::any()));
         let items = self.value.as_array().map_or(&[][..], Vec::as_slice);
-        items.iter().enumerate().map(move |(i, value)| At { value, path: format!("{path}[{i}]") })
+        items.iter().enumerate().map(move |(i, value)| At { value, path: format!("{path}[{i}]"), schema, pointer: false })
     }
 
     /// The entries of a map.
     pub fn entries(&self) -> impl Iterator<Item = (&'a str, At<'a>)> + use<'a> {
-        let path = self.path.clone();
+        let (path, schema) = (self.path.clone(), self.schema);
         let map = self.value.as_object();
-        map.into_iter().flatten().map(move |(key, value)| (key.as_str(), At { value, path: format!("{path}[{key}]") }))
+        map.into_iter().flatten().map(move |(key, value)| {
+            let schema = schema.member(key).unwrap_or(Schema::any());
+            (key.as_str(), At { value, path: format!("{path}[{key}]"), schema, pointer: false })
+        })
+    }
+
+    /// The value as messages show it.
+    fn shown(&self) -> String {
+        match self.value {
+            Value::String(_) => self.value.to_string(),
+            value => self.schema.shown_go(value, self.pointer),
+        }
+    }
+
+    /// The difference of two values of this place, line by line.
+    pub fn changes(&self, was: &Value, now: &Value) -> String {
+        super::diff::unified(&self.schema.shown_go_lines(was), &self.schema.shown_go_lines(now))
     }
 
     /// How many items or entries there are.
@@ -118,20 +150,15 @@ impl Errors {
     }
 
     pub fn invalid(&mut self, at: &At, detail: impl Into<String>) {
-        self.push(Error::invalid(&at.path, at.value.clone(), detail));
+        self.push(Error { value: Some(at.shown()), ..Error::invalid(&at.path, Value::Null, detail) });
     }
 
     pub fn invalid_value(&mut self, at: &At, value: impl Into<Value>, detail: impl Into<String>) {
         self.push(Error::invalid(&at.path, value, detail));
     }
 
-    /// With the bad value as upstream shows it, a Go struct for instance.
-    pub fn invalid_shown(&mut self, at: &At, shown: String, detail: impl Into<String>) {
-        self.push(Error { value: Some(shown), ..Error::invalid(&at.path, Value::Null, detail) });
-    }
-
     pub fn unsupported(&mut self, at: &At, supported: &[&str]) {
-        self.push(Error::not_supported(&at.path, at.value.clone(), supported));
+        self.push(Error { value: Some(at.shown()), ..Error::not_supported(&at.path, Value::Null, supported) });
     }
 
     pub fn forbidden(&mut self, at: &At, detail: impl Into<String>) {
@@ -139,11 +166,11 @@ impl Errors {
     }
 
     pub fn duplicate(&mut self, at: &At) {
-        self.push(Error::duplicate(&at.path, at.value.clone()));
+        self.push(Error { value: Some(at.shown()), ..Error::duplicate(&at.path, Value::Null) });
     }
 
     pub fn not_found(&mut self, at: &At) {
-        self.push(Error::not_found(&at.path, at.value.clone()));
+        self.push(Error { value: Some(at.shown()), ..Error::not_found(&at.path, Value::Null) });
     }
 
     pub fn too_long(&mut self, at: &At, max: usize) {
@@ -152,6 +179,13 @@ impl Errors {
 
     pub fn immutable(&mut self, at: &At) {
         self.invalid(at, "field is immutable");
+    }
+
+    /// Says more of the last error.
+    pub fn detail(&mut self, detail: &str) {
+        if let Some(last) = self.0.last_mut() {
+            detail.clone_into(&mut last.detail);
+        }
     }
 
     /// A text (the empty one where nothing stands) of the form that the rule checks.

@@ -3,7 +3,6 @@
 use serde_json::Value;
 
 use super::check::{At, Errors};
-use super::workloads::shown;
 use super::{meta, pod, resources, scheduling};
 use crate::field::Error;
 use crate::names;
@@ -211,8 +210,7 @@ pub(super) fn budget_update(e: &mut Errors, new: &At, old: &Value) {
 fn budget_spec(e: &mut Errors, spec: &At) {
     let counts = ["minAvailable", "maxUnavailable"].map(|f| spec.at(f));
     if counts.iter().all(At::is_set) {
-        let value = shown("io.k8s.api.policy.v1.PodDisruptionBudgetSpec", spec.value);
-        e.invalid_shown(spec, value, "minAvailable and maxUnavailable cannot be both set");
+        e.invalid(spec, "minAvailable and maxUnavailable cannot be both set");
     }
     for count in &counts {
         e.int_or_percent(count);
@@ -224,8 +222,21 @@ fn budget_spec(e: &mut Errors, spec: &At) {
 
 pub(super) fn budget_status(e: &mut Errors, new: &At, old: &Value) {
     meta::meta_update(e, new, old);
+    meta::conditions(e, &new.at("status.conditions"));
     for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
         e.non_negative(&new.at("status").at(field));
+    }
+}
+
+/// The status of what flow control knows: conditions whose types are told apart by name alone.
+pub(super) fn flow_status(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    let kinds: Vec<At> = new.at("status.conditions").items().map(|c| c.at("type")).collect();
+    for (i, kind) in kinds.iter().enumerate() {
+        if kinds[..i].iter().any(|other| other.str() == kind.str()) {
+            e.duplicate(kind);
+        }
+        e.filled(kind);
     }
 }
 
@@ -309,8 +320,7 @@ pub(super) fn flow_schema(e: &mut Errors, schema: &At) {
         e.invalid(&precedence, "only the schema named 'exempt' may have matchingPrecedence 1");
     }
     if method.is_set() && !matches!(method.at("type").str(), "ByNamespace" | "ByUser") {
-        let value = Some(shown("io.k8s.api.flowcontrol.v1.FlowDistinguisherMethod", method.value));
-        e.push(Error { value, ..Error::not_supported(method.below("type"), "", &["ByNamespace", "ByUser"]) });
+        e.unsupported(&method.called(method.below("type")), &["ByNamespace", "ByUser"]);
     }
     if level.is_empty() {
         e.required(&level, "must reference a priority level");

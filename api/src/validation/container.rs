@@ -5,9 +5,8 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use super::check::{At, Errors};
-use super::resources;
+use super::{resources, windows};
 use crate::names;
-use crate::schema::Schema;
 
 pub(super) const PROTOCOLS: [&str; 3] = ["SCTP", "TCP", "UDP"];
 
@@ -54,8 +53,10 @@ pub(super) fn init_containers(e: &mut Errors, pod: &Pod) {
     let mut names: HashSet<&str> = pod.spec.at("containers").items().map(|c| c.at("name").str()).collect();
     for container in pod.spec.at("initContainers").items() {
         common(e, &container, pod);
-        if container.at("restartPolicy").is_set() || !container.at("restartPolicyRules").is_empty() {
+        if container.at("restartPolicy").is_set() {
             restart_policy(e, &container);
+        } else if !container.at("restartPolicyRules").is_empty() {
+            e.required(&container.at("restartPolicy"), RULES_WITHOUT_POLICY);
         }
         unique_name(e, &container, &mut names, false);
         host_ports(e, std::iter::once(container.clone()));
@@ -416,12 +417,14 @@ fn resize_policy(e: &mut Errors, list: &At, pod: &Pod) {
     }
 }
 
+const RULES_WITHOUT_POLICY: &str = "must specify restartPolicy when restart rules are used";
+
 fn restart_policy(e: &mut Errors, container: &At) {
     let (policy, rules) = (container.at("restartPolicy"), container.at("restartPolicyRules"));
     if policy.is_set() {
         e.maybe_one_of(&policy, &["Always", "Never", "OnFailure"]);
     } else if !rules.is_empty() {
-        e.required(&policy, "must specify restartPolicy when restart rules are used");
+        e.required(&policy, RULES_WITHOUT_POLICY);
     }
     if rules.len() > 20 {
         e.too_long(&rules, 20);
@@ -534,14 +537,14 @@ fn security(e: &mut Errors, at: &At, pod: &Pod) {
     }
     seccomp(e, &at.at("seccompProfile"));
     if at.at("allowPrivilegeEscalation").value == &Value::Bool(false) {
-        let shown = || Schema::builtin("io.k8s.api.core.v1.SecurityContext").map_or(String::new(), |s| s.shown_go(at.value));
         if at.at("privileged").flag() {
-            e.invalid_shown(at, shown(), "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
+            e.invalid(at, "cannot set `allowPrivilegeEscalation` to false and `privileged` to true");
         }
         if at.at("capabilities.add").texts().contains(&"CAP_SYS_ADMIN") {
-            e.invalid_shown(at, shown(), "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
+            e.invalid(at, "cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN");
         }
     }
+    windows::options(e, &at.at("windowsOptions"));
     app_armor(e, &at.at("appArmorProfile"));
 }
 
@@ -562,7 +565,7 @@ pub(super) fn seccomp(e: &mut Errors, at: &At) {
             e.required(&local, "must be set when seccomp type is Localhost");
         }
     } else if local.is_set() {
-        e.invalid(&local, "can only be set when seccomp type is Localhost");
+        e.invalid(&at.called(&local.path), "can only be set when seccomp type is Localhost");
     }
 }
 

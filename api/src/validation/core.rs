@@ -21,14 +21,14 @@ pub(super) fn config_map(e: &mut Errors, map: &At) {
     let binary = map.at("binaryData");
     let mut size = 0;
     for (key, value) in map.at("data").entries() {
-        e.form(&At { value: &Value::from(key), path: value.path.clone() }, names::config_key);
+        e.form(&At::root(&key.into()).called(&value.path), names::config_key);
         if binary.value.get(key).is_some() {
             e.invalid_value(&value, key, "duplicate of key present in binaryData");
         }
         size += value.str().len();
     }
     for (key, value) in binary.entries() {
-        e.form(&At { value: &Value::from(key), path: value.path.clone() }, names::config_key);
+        e.form(&At::root(&key.into()).called(&value.path), names::config_key);
         size += decoded_len(&value);
     }
     if size > DATA_MAX {
@@ -61,7 +61,7 @@ pub(super) fn secret(e: &mut Errors, secret: &At) {
     let data = secret.at("data");
     let mut size = 0;
     for (key, value) in data.entries() {
-        e.form(&At { value: &Value::from(key), path: value.path.clone() }, names::config_key);
+        e.form(&At::root(&key.into()).called(&value.path), names::config_key);
         size += decoded_len(&value);
     }
     if size > DATA_MAX {
@@ -341,10 +341,24 @@ const DEFAULT_NAMESPACE: &str = "default";
 pub(super) fn event(e: &mut Errors, event: &At, object: &str) {
     let rule: meta::NameRule = if object == "regarding" { meta::subdomain } else { meta::path_segment };
     meta::object_meta(e, event, true, rule);
-    event_rules(e, event, object);
+    event_rules(e, event, object, true);
+    if object == "regarding" {
+        series(e, event);
+    }
 }
 
-fn event_rules(e: &mut Errors, event: &At, object: &str) {
+/// What an event says of its repetition.
+fn series(e: &mut Errors, event: &At) {
+    let series = event.at("series");
+    if series.is_set() && series.at("count").number() < 2 {
+        e.invalid_value(&series.at("count"), "", "should be at least 2");
+    }
+    if series.is_set() && series.at("lastObservedTime").is_empty() {
+        e.required(&series.at("lastObservedTime"), "");
+    }
+}
+
+fn event_rules(e: &mut Errors, event: &At, object: &str, is_new: bool) {
     let (own, about) = (event.at("metadata.namespace"), event.at(object).at("namespace"));
     let about = about.called("involvedObject.namespace");
     let new_style = object == "regarding";
@@ -360,11 +374,11 @@ fn event_rules(e: &mut Errors, event: &At, object: &str) {
         e.invalid_value(&about, about.str(), "does not match event.namespace");
     }
     if new_style || timed {
-        new_event(e, event, new_style);
+        new_event(e, event, new_style, is_new);
     }
 }
 
-fn new_event(e: &mut Errors, event: &At, new_style: bool) {
+fn new_event(e: &mut Errors, event: &At, new_style: bool, is_new: bool) {
     let (controller, message) = if new_style { ("reportingController", "note") } else { ("reportingComponent", "message") };
     let controller = event.at(controller).called("reportingController");
     if !event.at("eventTime").is_set() {
@@ -380,7 +394,7 @@ fn new_event(e: &mut Errors, event: &At, new_style: bool) {
         }
     }
     let deprecated = [("deprecatedFirstTimestamp", "firstTimestamp"), ("deprecatedLastTimestamp", "lastTimestamp"), ("deprecatedCount", "count"), ("deprecatedSource", "source")];
-    for (field, shown) in deprecated.into_iter().filter(|_| new_style) {
+    for (field, shown) in deprecated.into_iter().filter(|_| new_style && is_new) {
         let at = event.at(field);
         if !at.is_empty() && at.number() != 0 || at.value.is_string() && !at.is_empty() || at.value.is_object() && !at.is_empty() {
             e.invalid_value(&at.called(shown), "", "needs to be unset");
@@ -390,17 +404,28 @@ fn new_event(e: &mut Errors, event: &At, new_style: bool) {
         e.invalid_value(&event.at(message).called("message"), "", "can have at most 1024 characters");
     }
     let kind = event.at("type");
-    if new_style && !matches!(kind.str(), "Normal" | "Warning") {
+    if new_style && is_new && !matches!(kind.str(), "Normal" | "Warning") {
         e.invalid_value(&kind, "", format!("has invalid value: {}", kind.str()));
     }
 }
 
 pub(super) fn event_update(e: &mut Errors, new: &At, old: &Value, object: &str) {
-    event(e, new, object);
-    if object == "regarding" {
-        meta::meta_update(e, new, old);
-        e.unchanged(new, old, &["regarding", "reason", "action", "related", "reportingController", "reportingInstance", "type", "eventTime"]);
-        // Upstream looks at the reason twice.
-        e.unchanged(new, old, &["reason"]);
+    event_rules(e, new, object, false);
+    if object != "regarding" {
+        return;
+    }
+    meta::meta_update(e, new, old);
+    if meta::changed(new, old, "series") {
+        series(e, new);
+    }
+    // Upstream looks at the reason twice.
+    for (field, shown) in [("regarding", "involvedObject"), ("reason", "reason"), ("note", "message"), ("deprecatedSource", "source"),
+        ("deprecatedFirstTimestamp", "firstTimestamp"), ("deprecatedLastTimestamp", "lastTimestamp"), ("deprecatedCount", "count"),
+        ("reason", "reason"), ("type", "type"), ("eventTime", "eventTime"), ("action", "action"), ("related", "related"),
+        ("reportingController", "reportingController"), ("reportingInstance", "reportingInstance")]
+    {
+        if meta::changed(new, old, field) {
+            e.immutable(&new.at(field).called(shown));
+        }
     }
 }

@@ -7,7 +7,6 @@ use super::webhooks::client;
 use super::{meta, structural};
 use crate::field::{Error, ErrorType};
 use crate::names;
-use crate::schema::Schema;
 
 /// What versions may have each for itself. Where all agree, messages speak of the definition as a whole.
 const PER_VERSION: [&str; 4] = ["schema", "subresources", "additionalPrinterColumns", "selectableFields"];
@@ -51,7 +50,11 @@ fn definition_spec(e: &mut Errors, spec: &At, old: &Value) {
     }
     e.unique(versions.items().map(|v| v.at("name")));
     if storage.len() != 1 {
-        e.invalid_shown(&versions, shown_versions(&versions, agreed), "must have exactly one version marked as storage version");
+        let mut shown = versions.value.clone();
+        for version in shown.as_array_mut().into_iter().flatten().filter(|_| agreed) {
+            PER_VERSION.iter().for_each(|field| drop(crate::value::remove(version, &[field])));
+        }
+        e.invalid(&At { value: &shown, ..versions.clone() }, "must have exactly one version marked as storage version");
     }
     if let Some(first) = versions.items().next() {
         e.form(&first.at("name").called(spec.below("version")), names::dns1035_label);
@@ -90,18 +93,6 @@ fn agreed(versions: &At) -> bool {
     all.iter().all(|v| PER_VERSION.iter().all(|field| same(v.at(field).value, all[0].at(field).value)))
 }
 
-fn shown_versions(versions: &At, agreed: bool) -> String {
-    let schema = Schema::builtin("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionVersion").unwrap_or(Schema::any());
-    let shown = versions.items().map(|version| {
-        let mut copy = version.value.clone();
-        for field in PER_VERSION.iter().filter(|_| agreed) {
-            crate::value::remove(&mut copy, &[field]);
-        }
-        schema.shown_go(&copy)
-    });
-    format!("[{}]", shown.collect::<Vec<_>>().join(","))
-}
-
 fn definition_names(e: &mut Errors, names: &At) {
     for field in ["plural", "singular", "kind", "listKind"] {
         let at = names.at(field);
@@ -128,10 +119,7 @@ fn version_rules(e: &mut Errors, version: &At, old: &Value, place: &str, schema_
     let at = |field: &str| version.at(field).called(format!("{place}.{field}"));
     if schema.is_set() {
         if at("subresources").at("status").is_set() {
-            structural::root_with_status(e, &schema, || {
-                let props = Schema::builtin("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps").unwrap_or(Schema::any());
-                props.shown_go(schema.value)
-            });
+            structural::root_with_status(e, &schema);
         }
         if schema.at("nullable").flag() {
             e.forbidden(&schema.at("nullable"), "nullable cannot be true at the root");

@@ -33,7 +33,7 @@ fn slice(e: &mut Errors, list: &At, max: usize, mut rule: impl FnMut(&mut Errors
 /// The same, and no two have the same name.
 fn set<'a>(e: &mut Errors, list: &At<'a>, max: usize, name: &str, rule: impl FnMut(&mut Errors, &At)) {
     if slice(e, list, max, rule) {
-        let named = |item: At<'a>| if name.is_empty() { item } else { At { value: item.at(name).value, path: item.path } };
+        let named = |item: At<'a>| if name.is_empty() { item } else { item.at(name).called(item.path) };
         e.unique(list.items().map(named));
     }
 }
@@ -68,7 +68,7 @@ fn claim_spec(e: &mut Errors, spec: &At) {
             if name.str().matches('/').count() > 1 {
                 return e.invalid(name, NOT_A_REQUEST);
             }
-            name.str().split('/').for_each(|part| e.form(&At { value: &part.into(), path: name.path.clone() }, names::dns_label));
+            name.str().split('/').for_each(|part| e.form(&At::root(&part.into()).called(&name.path), names::dns_label));
             if !named(name.str()) {
                 e.invalid(name, NOT_A_REQUEST);
             }
@@ -374,7 +374,7 @@ fn qualified(e: &mut Errors, at: &At, name: &str) {
             if domain.is_empty() {
                 e.invalid_value(at, "", "the domain must not be empty");
             } else {
-                csi_driver_name(e, &At { value: &domain.into(), path: at.path.clone() });
+                csi_driver_name(e, &At::root(&domain.into()).called(&at.path));
             }
             if part.is_empty() {
                 e.invalid_value(at, "", "the name must not be empty");
@@ -409,7 +409,7 @@ mod tests {
         let check = |expression: &str, expected: &[&str]| {
             let list = serde_json::json!([{"cel": {"expression": expression}}]);
             let mut e = Errors::default();
-            selectors(&mut e, &At { value: &list, path: "s".into() });
+            selectors(&mut e, &At::root(&list).called("s"));
             let shown: Vec<String> = e.0.iter().map(|error| error.to_string().replace("s[0].cel.expression: ", "")).collect();
             assert_eq!(shown, expected, "{expression}");
         };

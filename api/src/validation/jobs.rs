@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::check::{At, Errors};
 use super::cron;
-use super::workloads::{matching_template, shown};
+use super::workloads::matching_template;
 use super::{meta, pod};
 use crate::field::Error;
 use crate::labels::Selector;
@@ -22,8 +22,20 @@ pub(super) fn job(e: &mut Errors, job: &At) {
     let spec = job.at("spec");
     let selector = spec.at("selector");
     if !spec.at("manualSelector").flag() && selector.is_set() {
-        let generated = json!({"matchLabels": {UID_LABEL: job.at("metadata.uid").value}});
-        if selector.value != &generated {
+        let labels = spec.at("template.metadata.labels");
+        let (uid, name) = (job.at("metadata.uid").value, job.at("metadata.name").value);
+        let generated = [("controller-uid", uid), ("job-name", name), (UID_LABEL, uid), ("batch.kubernetes.io/job-name", name)];
+        for (key, value) in generated {
+            let label = labels.key(key);
+            let wanted = format!("must be '{}'", value.as_str().unwrap_or(""));
+            if !label.is_set() {
+                e.required(&label, &wanted);
+            } else if label.value != value {
+                e.invalid(&labels.called(&label.path), wanted);
+            }
+        }
+        let generated: Value = generated.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
+        if Selector::from_label_selector(selector.value).is_ok_and(|s| !s.matches(&generated)) {
             e.invalid(&selector, "`selector` not auto-generated");
         }
     }
@@ -231,7 +243,7 @@ fn success_policy(e: &mut Errors, spec: &At) {
     let rules = spec.at("successPolicy.rules");
     if spec.at("completionMode").str() != "Indexed" {
         let policy = spec.at("successPolicy");
-        return e.invalid_shown(&policy, shown("io.k8s.api.batch.v1.SuccessPolicy", policy.value), "requires indexed completion mode");
+        return e.invalid(&policy, "requires indexed completion mode");
     }
     if rules.is_empty() {
         e.required(&rules, "at least one rules must be specified when the successPolicy is specified");
@@ -284,15 +296,9 @@ pub(super) fn job_update(e: &mut Errors, new: &At, old: &Value) {
         }
     }
     if !super::check::same(template.value, &before) {
-        e.invalid_shown(&template, shown("io.k8s.api.core.v1.PodTemplateSpec", template.value), "field is immutable");
+        e.immutable(&template);
     }
-    e.unchanged(&spec, was.value, &["completionMode"]);
-    for (field, definition) in [("podFailurePolicy", "PodFailurePolicy"), ("backoffLimitPerIndex", ""), ("managedBy", ""), ("successPolicy", "SuccessPolicy")] {
-        if meta::changed(&spec, was.value, field) {
-            let value = shown(&format!("io.k8s.api.batch.v1.{definition}"), spec.at(field).value);
-            e.invalid_shown(&spec.at(field), value, "field is immutable");
-        }
-    }
+    e.unchanged(&spec, was.value, &["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]);
 }
 
 pub(super) fn job_status(e: &mut Errors, new: &At, old: &Value) {

@@ -29,7 +29,7 @@ pub(super) fn path_segment(name: &str, _prefix: bool) -> Vec<String> {
 }
 
 /// The most bytes that all annotations of an object may have together.
-const ANNOTATIONS_MAX: usize = 256 * 1024;
+pub(crate) const ANNOTATIONS_MAX: usize = 256 * 1024;
 
 /// The metadata of an object to be created.
 pub(super) fn object_meta(e: &mut Errors, object: &At, namespaced: bool, rule: NameRule) {
@@ -235,7 +235,36 @@ pub(super) fn label_selector(e: &mut Errors, selector: &At) {
     }
 }
 
-/// Whether two objects' metadata members differ.
+/// What the status of a condition may be.
+pub(super) const STATUSES: [&str; 3] = ["False", "True", "Unknown"];
+
+/// Conditions of the common form, each type once.
+pub(super) fn conditions(e: &mut Errors, list: &At) {
+    let mut types = Vec::new();
+    for condition in list.items() {
+        let (kind, status, reason, message) = (condition.at("type"), condition.at("status"), condition.at("reason"), condition.at("message"));
+        if types.contains(&kind.str()) {
+            e.duplicate(&kind);
+        }
+        types.push(kind.str());
+        e.form(&kind, names::qualified_name);
+        if !STATUSES.contains(&status.str()) {
+            e.unsupported(&status, &STATUSES);
+        }
+        if condition.at("observedGeneration").number() < 0 {
+            e.invalid(&condition.at("observedGeneration"), "must be greater than or equal to zero");
+        }
+        e.filled(&condition.at("lastTransitionTime"));
+        e.required_form(&reason, names::condition_reason);
+        for (text, max) in [(reason, 1024), (message, 32 * 1024)] {
+            if text.str().len() > max {
+                e.too_long(&text, max);
+            }
+        }
+    }
+}
+
+/// The annotation of that name, where there is one.
 pub(super) fn annotation<'a>(object: &At<'a>, name: &str) -> Option<&'a str> {
     object.at("metadata.annotations").value.get(name).and_then(Value::as_str)
 }

@@ -15,7 +15,7 @@ mod definition;
 mod devices;
 mod diff;
 mod jobs;
-mod meta;
+pub(crate) mod meta;
 mod network;
 mod pod;
 mod resources;
@@ -25,18 +25,20 @@ mod sources;
 mod storage;
 mod structural;
 mod volume;
+mod warnings;
 mod webhooks;
+mod windows;
 mod workloads;
 
 use serde_json::Value;
 
 use crate::field;
 use crate::resource::{Resource, ResourceSchema};
+use crate::schema::Schema;
 use check::{At, Errors};
 
 type Create = fn(&mut Errors, &At);
 type Update = fn(&mut Errors, &At, &Value);
-type Warnings = fn(&Value, Option<&Value>) -> Vec<String>;
 
 /// The rules of a kind.
 struct Rules {
@@ -44,21 +46,15 @@ struct Rules {
     kind: &'static str,
     create: Create,
     update: Update,
-    /// What clients are warned of.
-    warnings: Option<Warnings>,
     /// The endpoints below an object whose updates have rules of their own.
     below: &'static [(&'static str, Update)],
 }
 
 const fn kind(group: &'static str, kind: &'static str, create: Create, update: Update) -> Rules {
-    Rules { group, kind, create, update, warnings: None, below: &[] }
+    Rules { group, kind, create, update, below: &[] }
 }
 
 impl Rules {
-    const fn warning(self, warnings: Warnings) -> Self {
-        Self { warnings: Some(warnings), ..self }
-    }
-
     const fn with(self, below: &'static [(&'static str, Update)]) -> Self {
         Self { below, ..self }
     }
@@ -141,12 +137,12 @@ const KINDS: &[Rules] = &[
     kind("admissionregistration.k8s.io", "MutatingAdmissionPolicy", webhooks::policy, webhooks::policy_update),
     kind("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", webhooks::policy_binding, webhooks::policy_binding_update),
     kind("admissionregistration.k8s.io", "MutatingWebhookConfiguration", webhooks::mutating, webhooks::mutating_update),
-    kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicy", webhooks::policy, webhooks::policy_update),
+    kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicy", webhooks::policy, webhooks::policy_update)
+        .with(&[("status", webhooks::policy_status)]),
     kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", webhooks::policy_binding, webhooks::policy_binding_update),
     kind("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", webhooks::validating, webhooks::configuration_update),
     kind("apiextensions.k8s.io", "CustomResourceDefinition", definition::definition, definition::definition_update)
-        .with(&[("status", definition::definition_status)])
-        .warning(definition::warnings),
+        .with(&[("status", definition::definition_status)]),
     kind("apiregistration.k8s.io", "APIService", webhooks::api_service, webhooks::api_service_update),
     kind("apps", "ControllerRevision", workloads::controller_revision, workloads::controller_revision_update),
     kind("apps", "DaemonSet", workloads::daemon_set, workloads::daemon_set_update).with(&[("status", daemon_status)]),
@@ -164,12 +160,15 @@ const KINDS: &[Rules] = &[
     kind("autoscaling", "Scale", cluster::scale, meta::meta_update),
     kind("batch", "CronJob", jobs::cron_job, jobs::cron_job_update),
     kind("batch", "Job", jobs::job, jobs::job_update).with(&[("status", jobs::job_status)]),
-    kind("certificates.k8s.io", "CertificateSigningRequest", access::signing_request, access::signing_request_update),
+    kind("certificates.k8s.io", "CertificateSigningRequest", access::signing_request, access::signing_request_update)
+        .with(&[("status", access::signing_request_status), ("approval", access::signing_request_approval)]),
     kind("coordination.k8s.io", "Lease", cluster::lease, cluster::lease_update),
     kind("discovery.k8s.io", "EndpointSlice", network::slice, network::slice_update),
     kind("events.k8s.io", "Event", new_event, new_event_update),
-    kind("flowcontrol.apiserver.k8s.io", "FlowSchema", cluster::flow_schema, cluster::flow_schema_update),
-    kind("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", cluster::priority_level, cluster::priority_level_update),
+    kind("flowcontrol.apiserver.k8s.io", "FlowSchema", cluster::flow_schema, cluster::flow_schema_update)
+        .with(&[("status", cluster::flow_status)]),
+    kind("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", cluster::priority_level, cluster::priority_level_update)
+        .with(&[("status", cluster::flow_status)]),
     kind("networking.k8s.io", "Ingress", network::ingress, network::ingress_update),
     kind("networking.k8s.io", "IngressClass", network::ingress_class, network::ingress_class_update),
     kind("networking.k8s.io", "IPAddress", network::ip_address, network::ip_address_update),
@@ -208,10 +207,19 @@ fn in_rules_version<'a>(resource: &Resource, object: &'a Value) -> std::borrow::
     std::borrow::Cow::Borrowed(object)
 }
 
+/// The schema of the version that the rules are written for. Of custom resources no struct is shown.
+fn rules_schema(resource: &Resource) -> &Schema {
+    match &resource.schema {
+        ResourceSchema::Custom(_) => Schema::any(),
+        _ if resource.kind == "HorizontalPodAutoscaler" => Schema::builtin("io.k8s.api.autoscaling.v2.HorizontalPodAutoscaler").unwrap_or(Schema::any()),
+        _ => resource.schema(),
+    }
+}
+
 /// What is wrong with an object that is to be created.
 pub fn validate_create(resource: &Resource, object: &Value) -> Vec<field::Error> {
     let object = in_rules_version(resource, object);
-    let (at, mut errors) = (At::root(&object), Errors::default());
+    let (at, mut errors) = (At::of(&object, rules_schema(resource)), Errors::default());
     match (&resource.schema, rules_of(resource)) {
         (ResourceSchema::Custom(custom), _) => custom::create(&mut errors, custom, &at, resource.namespaced),
         (_, Some(rules)) => (rules.create)(&mut errors, &at),
@@ -235,7 +243,7 @@ pub fn validate_status_update(resource: &Resource, new: &Value, old: &Value) -> 
 /// name is the object itself.
 pub fn validate_subresource_update(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Vec<field::Error> {
     let (new, old) = (in_rules_version(resource, new), in_rules_version(resource, old));
-    let (at, mut errors) = (At::root(&new), Errors::default());
+    let (at, mut errors) = (At::of(&new, rules_schema(resource)), Errors::default());
     // Upstream's update looks at metadata before, and most kinds look again.
     meta::meta_update(&mut errors, &at, &old);
     match (&resource.schema, rules_of(resource)) {
@@ -260,7 +268,7 @@ pub fn warnings(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<St
     if resource.custom().is_some() {
         return meta::finalizer_warnings(new, old);
     }
-    rules_of(resource).and_then(|rules| rules.warnings).map_or_else(Vec::new, |warnings| warnings(new, old))
+    warnings::of(&resource.group, &resource.kind, new, old)
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use serde_json::Value;
 use super::check::{At, Errors, same};
 use super::container::PROTOCOLS;
 use super::jobs::domain_path;
-use super::workloads::shown;
 use super::{address, meta};
 use crate::field::Error;
 use crate::names;
@@ -117,14 +116,12 @@ pub(super) fn ingress_class(e: &mut Errors, class: &At) {
         e.too_long(&controller, 250);
     }
     domain_path(e, &controller);
-    class_parameters(e, &parameters);
-}
-
-fn class_parameters(e: &mut Errors, parameters: &At) {
     if !parameters.is_set() {
         return;
     }
-    e.optional_form(&parameters.at("apiGroup"), names::dns_subdomain);
+    if parameters.at("apiGroup").is_set() {
+        e.form(&parameters.at("apiGroup"), names::dns_subdomain);
+    }
     for field in ["kind", "name"].map(|f| parameters.at(f)) {
         e.required_form(&field, names::path_segment);
     }
@@ -141,7 +138,7 @@ fn class_parameters(e: &mut Errors, parameters: &At) {
 pub(super) fn ingress_class_update(e: &mut Errors, new: &At, old: &Value) {
     meta::meta_update(e, new, old);
     e.unchanged(&new.at("spec"), &old["spec"], &["controller"]);
-    class_parameters(e, &new.at("spec.parameters"));
+    ingress_class(e, new);
 }
 
 pub(super) fn network_policy(e: &mut Errors, policy: &At) {
@@ -366,10 +363,7 @@ pub(super) fn ip_address(e: &mut Errors, object: &At) {
 
 pub(super) fn ip_address_update(e: &mut Errors, new: &At, old: &Value) {
     meta::meta_update(e, new, old);
-    if meta::changed(new, old, "spec.parentRef") {
-        let parent = new.at("spec.parentRef");
-        e.invalid_shown(&parent, shown("io.k8s.api.networking.v1.ParentReference", parent.value), "field is immutable");
-    }
+    e.unchanged(new, old, &["spec.parentRef"]);
 }
 
 pub(super) fn service_cidr(e: &mut Errors, object: &At) {

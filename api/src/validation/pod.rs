@@ -4,12 +4,10 @@ use serde_json::{Value, json};
 
 use super::check::{At, Errors, same};
 use super::container::{self, Pod};
-use super::{address, diff, meta, resources, scheduling, volume};
+use super::{address, meta, resources, scheduling, volume, windows};
 use crate::field::Error;
 use crate::names;
-use crate::schema::Schema;
 
-const SPEC: &str = "io.k8s.api.core.v1.PodSpec";
 
 /// A pod to be created.
 pub(super) fn create(e: &mut Errors, pod: &At) {
@@ -72,11 +70,16 @@ fn pod_spec(e: &mut Errors, spec: &At, name: Option<&str>) {
     for gate in spec.at("readinessGates").items() {
         e.form(&gate.at("conditionType"), names::qualified_name);
     }
-    for gate in spec.at("schedulingGates").items() {
-        e.form(&gate.at("name").called(gate.path), names::qualified_name);
+    let mut gates = Vec::new();
+    for gate in spec.at("schedulingGates").items().map(|gate| gate.at("name").called(gate.path)) {
+        e.form(&gate, names::qualified_name);
+        if gates.contains(&gate.str()) {
+            e.duplicate(&gate);
+        }
+        gates.push(gate.str());
     }
-    e.unique(spec.at("schedulingGates").items().map(|gate| gate.at("name").called(gate.path)));
     scheduling::spread(e, &spec.at("topologySpreadConstraints"));
+    windows::host_process(e, spec);
     host_users(e, spec);
     hostname_override(e, spec);
     for field in ["serviceAccountName", "nodeName"] {
@@ -107,7 +110,7 @@ pub(super) fn overhead(e: &mut Errors, at: &At) {
     if at.is_set() {
         let limits = json!({"limits": at.value});
         let mut found = Errors::default();
-        resources::requirements(&mut found, &At { value: &limits, path: at.path.clone() }, resources::container_name, &[]);
+        resources::requirements(&mut found, &At::root(&limits).called(&at.path), resources::container_name, &[]);
         e.0.extend(found.0);
     }
 }
@@ -122,8 +125,7 @@ fn resource_claims(e: &mut Errors, list: &At) {
             } else {
                 "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"
             };
-            let shown = Schema::builtin("io.k8s.api.core.v1.PodResourceClaim").map_or(String::new(), |s| s.shown_go(claim.value));
-            e.invalid_shown(&claim, shown, words);
+            e.invalid(&claim, words);
         }
         for field in [name, template].iter().filter(|f| f.is_set()) {
             e.form(field, names::dns_subdomain);
@@ -190,6 +192,7 @@ fn security(e: &mut Errors, spec: &At) {
     sysctls(e, &at.at("sysctls"), spec);
     e.maybe_one_of(&at.at("fsGroupChangePolicy"), &["Always", "OnRootMismatch"]);
     container::seccomp(e, &at.at("seccompProfile"));
+    windows::options(e, &at.at("windowsOptions"));
     container::app_armor(e, &at.at("appArmorProfile"));
     e.maybe_one_of(&at.at("supplementalGroupsPolicy"), &["Merge", "Strict"]);
     e.maybe_one_of(&at.at("seLinuxChangePolicy"), &["Recursive"]);
@@ -341,9 +344,7 @@ pub(super) fn update(e: &mut Errors, new: &At, old: &Value) {
     }
     let munged = munge(spec.value, was, !had.is_empty());
     if !same(&munged, was) {
-        let schema = Schema::builtin(SPEC).unwrap_or(Schema::any());
-        let difference = diff::unified(&schema.shown_go_lines(was), &schema.shown_go_lines(&munged));
-        e.forbidden(&spec, format!("pod updates may not change fields other than {UPDATABLE}\n{difference}"));
+        e.forbidden(&spec, format!("pod updates may not change fields other than {UPDATABLE}\n{}", spec.changes(was, &munged)));
     }
 }
 
@@ -460,9 +461,7 @@ pub(super) fn ephemeral_update(e: &mut Errors, new: &At, old: &Value) {
         match list.items().find(|c| c.at("name").str() == name) {
             None => e.forbidden(&list, format!("existing ephemeral containers {name:?} may not be removed\n")),
             Some(now) if !same(now.value, before.value) => {
-                let schema = Schema::builtin("io.k8s.api.core.v1.EphemeralContainer").unwrap_or(Schema::any());
-                let difference = diff::unified(&schema.shown_go_lines(before.value), &schema.shown_go_lines(now.value));
-                e.forbidden(&list, format!("existing ephemeral containers {name:?} may not be changed\n{difference}"));
+                e.forbidden(&list, format!("existing ephemeral containers {name:?} may not be changed\n{}", now.changes(before.value, now.value)));
             }
             Some(_) => {}
         }

@@ -152,9 +152,8 @@ pub(super) fn taints(e: &mut Errors, list: &At) {
         e.one_of(&effect, &EFFECTS);
         let id = (taint.at("key").str(), effect.str());
         if seen.contains(&id) {
-            let shown = crate::schema::Schema::builtin("io.k8s.api.core.v1.Taint").map(|s| s.shown_go(taint.value));
-            let detail = "taints must be unique by key and effect pair".to_owned();
-            e.push(Error { value: shown, detail, ..Error::duplicate(&taint.path, "") });
+            e.duplicate(&taint);
+            e.detail("taints must be unique by key and effect pair");
         }
         seen.push(id);
     }

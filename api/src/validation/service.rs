@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 use super::check::{At, Errors};
 use super::container::PROTOCOLS;
 use super::{address, meta};
-use crate::field::Error;
 use crate::names;
 
 /// A Service to be created.
@@ -238,8 +237,7 @@ fn ports_together(e: &mut Errors, spec: &At) {
     for port in &ports {
         if !own_ports.insert(number(port, "port")) {
             let key = json!({"protocol": port.at("protocol").value, "port": port.at("port").value});
-            let shown = crate::schema::Schema::builtin("io.k8s.api.core.v1.ServicePort").map(|s| s.shown_go(&key));
-            e.push(Error { value: shown, ..Error::duplicate(&port.path, "") });
+            e.duplicate(&At { value: &key, ..port.clone() });
         }
     }
 }
@@ -265,7 +263,7 @@ fn source_ranges(e: &mut Errors, service: &At) {
         }
         for range in list.split(',').map(str::trim).filter(|r| !r.is_empty()) {
             let value = Value::from(range);
-            address::range(e, &At { value: &value, path: at.path.clone() });
+            address::range(e, &At::root(&value).called(&at.path));
         }
     }
 }

@@ -215,7 +215,7 @@ mod tests {
 
     fn check(kind: &str, source: Value, expected: &[&str]) {
         let mut e = Errors::default();
-        rules(&mut e, kind, &At { value: &source, path: "s".into() }, false);
+        rules(&mut e, kind, &At::root(&source).called("s"), false);
         assert_eq!(e.0.iter().map(ToString::to_string).collect::<Vec<_>>(), expected, "{kind} {source}");
     }
 

@@ -6,7 +6,6 @@ use super::check::{At, Errors, same};
 use super::volume::csi_driver_name;
 use super::{diff, meta, resources, scheduling, sources};
 use crate::names;
-use crate::schema::Schema;
 
 const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
@@ -115,22 +114,17 @@ fn positive(e: &mut Errors, amount: &At) {
 }
 
 pub(super) fn volume_update(e: &mut Errors, new: &At, old: &Value) {
+    // Upstream looks at the whole twice.
+    volume(e, new);
     volume(e, new);
     let (spec, was) = (new.at("spec"), At::root(&old["spec"]));
-    let differs = |source: &&&str| !same(spec.at(source).value, was.at(source).value);
-    let secret_alone = |now: &At, was: &At| {
-        let without = |at: &At| {
-            let mut copy = at.value.clone();
-            crate::value::remove(&mut copy, &["controllerExpandSecretRef"]);
-            copy
-        };
-        !was.at("controllerExpandSecretRef").is_set() && without(now) == without(was)
-    };
-    let changed = SOURCES.iter().find(differs).is_some() && !(spec.at("csi").is_set() && secret_alone(&spec.at("csi"), &was.at("csi")));
-    if changed {
-        let schema = Schema::builtin("io.k8s.api.core.v1.PersistentVolumeSpec").unwrap_or(Schema::any());
-        let shown = |v: &Value| schema.shown_go_fields(v, &SOURCES, true);
-        let difference = diff::unified(&shown(was.value), &shown(spec.value));
+    let mut now = spec.value.clone();
+    if was.at("csi").is_set() && !was.at("csi.controllerExpandSecretRef").is_set() {
+        crate::value::remove(&mut now, &["csi", "controllerExpandSecretRef"]);
+    }
+    if SOURCES.iter().any(|source| !same(&now[source], was.at(source).value)) {
+        let shown = |v: &Value| spec.schema.shown_go_fields(v, &SOURCES, true);
+        let difference = diff::unified(&shown(was.value), &shown(&now));
         let at = spec.at("persistentvolumesource");
         e.forbidden(&at, format!("spec.persistentvolumesource is immutable after creation\n{difference}"));
     }
@@ -138,10 +132,25 @@ pub(super) fn volume_update(e: &mut Errors, new: &At, old: &Value) {
     if !same(mode.value, was.at("volumeMode").value) {
         e.immutable(&mode);
     }
+    let affinity = spec.at("nodeAffinity").called("nodeAffinity");
+    if was.at("nodeAffinity").is_set() && !same(&without_beta(affinity.value), &without_beta(was.at("nodeAffinity").value)) {
+        e.invalid(&affinity, "field is immutable, except for updating from beta label to GA");
+    }
     let class = spec.at("volumeAttributesClassName");
     if was.at("volumeAttributesClassName").is_set() && !class.is_set() {
         e.forbidden(&class, "update from non-nil value to nil is forbidden");
     }
+}
+
+/// The affinity with the labels of nodes that took the place of older ones.
+fn without_beta(affinity: &Value) -> Value {
+    let mut text = affinity.to_string();
+    for label in ["arch", "os"] {
+        text = text.replace(&format!("\"beta.kubernetes.io/{label}\""), &format!("\"kubernetes.io/{label}\""));
+    }
+    text = text.replace("\"failure-domain.beta.kubernetes.io/", "\"topology.kubernetes.io/");
+    text = text.replace("\"beta.kubernetes.io/instance-type\"", "\"node.kubernetes.io/instance-type\"");
+    serde_json::from_str(&text).unwrap_or_default()
 }
 
 pub(super) fn claim(e: &mut Errors, claim: &At) {
@@ -201,10 +210,8 @@ pub(super) fn claim_update(e: &mut Errors, new: &At, old: &Value) {
     }
     let spec = new.at("spec");
     if !same(&now, &was) {
-        let schema = Schema::builtin("io.k8s.api.core.v1.PersistentVolumeClaimSpec").unwrap_or(Schema::any());
-        let difference = diff::unified(&schema.shown_go_lines(&was), &schema.shown_go_lines(&now));
         let words = "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims";
-        e.forbidden(&spec, format!("{words}\n{difference}"));
+        e.forbidden(&spec, format!("{words}\n{}", spec.changes(&was, &now)));
     }
     let given = At::root(old).at("status.capacity").key("storage").quantity().unwrap_or_default();
     if new_size < old_size && new_size.is_some_and(|size| size <= given) {
@@ -288,7 +295,12 @@ pub(super) fn attributes_class(e: &mut Errors, class: &At) {
 
 pub(super) fn attributes_class_update(e: &mut Errors, new: &At, old: &Value) {
     meta::meta_update(e, new, old);
-    e.unchanged(new, old, &["driverName", "parameters"]);
+    for field in ["driverName", "parameters"] {
+        if meta::changed(new, old, field) {
+            e.forbidden(&new.at(field), format!("updates to {field} are forbidden."));
+        }
+    }
+    attributes_class(e, new);
 }
 
 pub(super) fn capacity(e: &mut Errors, capacity: &At) {
@@ -304,6 +316,7 @@ pub(super) fn capacity_update(e: &mut Errors, new: &At, old: &Value) {
 }
 
 pub(super) fn class_update(e: &mut Errors, new: &At, old: &Value) {
+    class(e, new);
     meta::meta_update(e, new, old);
     e.unchanged(new, old, &["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"]);
 }
@@ -325,10 +338,7 @@ pub(super) fn attachment(e: &mut Errors, attachment: &At) {
 pub(super) fn attachment_update(e: &mut Errors, new: &At, old: &Value) {
     meta::meta_update(e, new, old);
     attachment(e, new);
-    if meta::changed(new, old, "spec") {
-        let shown = Schema::builtin("io.k8s.api.storage.v1.VolumeAttachmentSpec").map_or(String::new(), |s| s.shown_go(new.at("spec").value));
-        e.invalid_shown(&new.at("spec"), shown, "field is immutable");
-    }
+    e.unchanged(new, old, &["spec"]);
 }
 
 pub(super) fn driver(e: &mut Errors, driver: &At) {
@@ -393,8 +403,7 @@ pub(super) fn csi_node_update(e: &mut Errors, new: &At, old: &Value) {
     for was in At::root(old).at("spec.drivers").items() {
         let now = drivers.items().find(|d| d.at("name").value == was.at("name").value);
         if let Some(now) = now.filter(|now| !same(now.value, was.value)) {
-            let shown = Schema::builtin("io.k8s.api.storage.v1.CSINodeDriver").map_or(String::new(), |s| s.shown_go(now.value));
-            e.invalid_shown(&drivers, shown, "field is immutable");
+            e.immutable(&now.called(&drivers.path));
         }
     }
 }

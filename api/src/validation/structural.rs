@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::check::{At, Errors};
 use super::custom;
 use crate::cel::Rules;
-use crate::field::{Error, ErrorType};
+use crate::field::Error;
 use crate::pattern;
 use crate::schema::Schema;
 use crate::value::items;
@@ -522,7 +522,7 @@ fn warnings_below(schema: &Value, found: &mut Vec<String>) {
 }
 
 /// What the root of a schema may say when the status is written apart: it must not be lost for the status alone.
-pub(super) fn root_with_status(e: &mut Errors, root: &At, shown: impl FnOnce() -> String) {
+pub(super) fn root_with_status(e: &mut Errors, root: &At) {
     const ALLOWED: [(&str, &str); 22] = [
         ("description", "Description"), ("type", "Type"), ("format", "Format"), ("title", "Title"), ("maximum", "Maximum"),
         ("exclusiveMaximum", "ExclusiveMaximum"), ("minimum", "Minimum"), ("exclusiveMinimum", "ExclusiveMinimum"), ("maxLength", "MaxLength"),
@@ -530,12 +530,12 @@ pub(super) fn root_with_status(e: &mut Errors, root: &At, shown: impl FnOnce() -
         ("multipleOf", "MultipleOf"), ("required", "Required"), ("items", "Items"), ("properties", "Properties"), ("externalDocs", "ExternalDocs"),
         ("example", "Example"), ("x-kubernetes-preserve-unknown-fields", "XPreserveUnknownFields"), ("x-kubernetes-validations", "XValidations"),
     ];
-    let empty = |value: &Value| At { value, path: String::new() }.is_empty() || value == &Value::Bool(false);
+    let empty = |value: &Value| At::root(value).is_empty() || value == &Value::Bool(false);
     let odd = root.value.as_object().is_some_and(|m| m.iter().any(|(key, value)| !empty(value) && !ALLOWED.iter().any(|(name, _)| name == key)));
     if odd {
         let names: Vec<&str> = ALLOWED.iter().map(|(_, name)| *name).collect();
         let words = format!("only [{}] fields are allowed at the root of the schema if the status subresource is enabled", names.join(" "));
-        e.push(Error { kind: ErrorType::Invalid, path: root.path.clone(), value: Some(shown()), detail: words });
+        e.invalid(root, words);
     }
 }
 
@@ -550,7 +550,7 @@ mod tests {
 
     fn check_root(root: Value, expected: &[&str]) {
         let mut e = Errors::default();
-        schema(&mut e, &At { value: &root, path: "s".into() }, false);
+        schema(&mut e, &At::root(&root).called("s"), false);
         assert_eq!(e.0.iter().map(ToString::to_string).collect::<Vec<_>>(), expected, "{root}");
     }
 

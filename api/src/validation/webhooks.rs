@@ -285,6 +285,15 @@ fn mutations(e: &mut Errors, spec: &At) {
     e.one_of(&spec.at("reinvocationPolicy"), &["IfNeeded", "Never"]);
 }
 
+pub(super) fn policy_status(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    for warning in new.at("status.typeChecking.expressionWarnings").items() {
+        e.filled(&warning.at("warning"));
+        e.filled(&warning.at("fieldRef"));
+    }
+    meta::conditions(e, &new.at("status.conditions"));
+}
+
 pub(super) fn policy_update(e: &mut Errors, new: &At, old: &Value) {
     policy(e, new);
     meta::meta_update(e, new, old);

@@ -4,19 +4,11 @@ use serde_json::{Value, json};
 
 use super::check::{At, Errors, int_or_percent_value, same};
 use super::{meta, pod, storage};
-use crate::field::Error;
 use crate::labels::Selector;
 use crate::names;
-use crate::schema::Schema;
 use crate::value::items;
 
-pub(super) const LABEL_SELECTOR: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector";
 const MISMATCH: &str = "`selector` does not match template `labels`";
-
-/// A value as upstream's messages show its internal struct.
-pub(super) fn shown(definition: &str, value: &Value) -> String {
-    Schema::builtin(definition).map_or_else(|| value.to_string(), |schema| schema.shown_go(value))
-}
 
 /// The template's labels must be what the selector (the object form) chooses.
 pub(super) fn matching_template(e: &mut Errors, selector: &Value, template: &At) {
@@ -56,7 +48,7 @@ fn selector_and_template(e: &mut Errors, spec: &At) {
         e.required(&at, "");
     }
     match selector(e, &at, "deployment") {
-        None => e.invalid_shown(&at, shown(LABEL_SELECTOR, at.value), "invalid label selector"),
+        None => e.invalid(&at, "invalid label selector"),
         Some(_) => {
             matching_template(e, at.value, &spec.at("template"));
             lasting_template(e, &spec.at("template"), "ReplicaSet");
@@ -87,10 +79,7 @@ fn deployment_spec(e: &mut Errors, spec: &At) {
             }
             e.at_most_all(&unavailable);
         }
-        _ => {
-            let value = Some(shown("io.k8s.api.apps.v1.DeploymentStrategy", strategy.value));
-            e.push(Error { value, ..Error::not_supported(&strategy.path, "", &["Recreate", "RollingUpdate"]) });
-        }
+        _ => e.unsupported(&strategy, &["Recreate", "RollingUpdate"]),
     }
     let (ready, deadline) = (spec.at("minReadySeconds"), spec.at("progressDeadlineSeconds"));
     e.non_negative(&ready);
@@ -182,10 +171,7 @@ fn daemon_set_spec(e: &mut Errors, spec: &At) {
                 e.at_most_all(&field);
             }
         }
-        _ => {
-            let value = Some(shown("io.k8s.api.apps.v1.DaemonSetUpdateStrategy", strategy.value));
-            e.push(Error { value, ..Error::not_supported(&strategy.path, "", &["RollingUpdate", "OnDelete"]) });
-        }
+        _ => e.unsupported(&strategy, &["RollingUpdate", "OnDelete"]),
     }
     e.non_negative(&spec.at("minReadySeconds"));
     e.non_negative(&spec.at("revisionHistoryLimit"));
@@ -229,11 +215,11 @@ fn set_spec(e: &mut Errors, spec: &At, new: bool) {
         e.required(&at, "");
     }
     if selector(e, &at, "statefulset").is_none() {
-        e.invalid_shown(&at, shown(LABEL_SELECTOR, at.value), "");
+        e.invalid(&at, "");
     } else {
         matching_template(e, at.value, &spec.at("template"));
         let template = with_claims(spec);
-        lasting_template(e, &At { value: &template, path: spec.below("template") }, "StatefulSet");
+        lasting_template(e, &At { value: &template, ..spec.at("template") }, "StatefulSet");
     }
 }
 
@@ -261,18 +247,12 @@ fn set_strategy(e: &mut Errors, strategy: &At) {
     let rolling = strategy.at("rollingUpdate");
     match strategy.at("type").str() {
         "" => e.required(strategy, ""),
-        "OnDelete" if rolling.is_set() => {
-            let value = shown("io.k8s.api.apps.v1.RollingUpdateStatefulSetStrategy", rolling.value);
-            e.invalid_shown(&rolling, value, "only allowed for updateStrategy 'RollingUpdate'");
-        }
+        "OnDelete" if rolling.is_set() => e.invalid(&rolling, "only allowed for updateStrategy 'RollingUpdate'"),
         "OnDelete" => {}
         "RollingUpdate" => {
             e.non_negative(&rolling.at("partition"));
         }
-        _ => {
-            let value = shown("io.k8s.api.apps.v1.StatefulSetUpdateStrategy", strategy.value);
-            e.invalid_shown(strategy, value, "must be 'RollingUpdate' or 'OnDelete'");
-        }
+        _ => e.invalid(strategy, "must be 'RollingUpdate' or 'OnDelete'"),
     }
 }
 

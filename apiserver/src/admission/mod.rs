@@ -280,7 +280,9 @@ pub(crate) async fn validate(write: &Write<'_>, object: &Value, old: Option<&Val
 
 /// Lets the plugins refuse a deletion.
 pub(crate) async fn validate_delete(call: &Call, current: &Value, options: &DeleteOptions) -> Result<(), Status> {
-    nodes::check_delete(call, current)?;
+    if call.server.acting.has("NodeRestriction") {
+        nodes::restrict(call, Operation::Delete, current, Some(current)).await?;
+    }
     // An eviction was judged as one.
     if !call.info.subresource.is_empty() {
         return Ok(());
@@ -307,6 +309,9 @@ pub(crate) async fn validate_other(call: &Call, operation: Operation, object: &m
         Operation::Connect => Value::Null,
         _ => json!({"kind": "CreateOptions", "apiVersion": "meta.k8s.io/v1"}),
     };
+    if operation != Operation::Connect && call.server.acting.has("NodeRestriction") {
+        nodes::restrict(call, operation, object, None).await?;
+    }
     judge(&Request::new(call, operation, None, dry_run, options), Some(object)).await
 }
 

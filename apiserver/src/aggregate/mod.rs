@@ -28,7 +28,7 @@ pub(crate) use remote::{Documents, Remote};
 
 const PATH: &str = "/apis/apiregistration.k8s.io/v1/apiservices";
 /// Where the authority of the certificate that is shown to other servers is kept: one for all API servers of a store.
-const FRONT_KEY: &str = "/registry/skiff.io/front-proxy-ca";
+pub(crate) const FRONT_KEY: &str = "/registry/skiff.io/front-proxy-ca";
 /// The name in that certificate.
 const FRONT_NAME: &str = "front-proxy-client";
 /// How often a server that answered is asked again.
@@ -233,7 +233,7 @@ async fn introduce(server: &Arc<Server>) -> Result<(), Status> {
     let pair = authority.client(&user).map_err(Status::internal)?;
     let _ = server.aggregator.front.set(pair);
     let data = json!({
-        "client-ca-file": server.authority.pair.certificate,
+        "client-ca-file": server.access.authorities(),
         "requestheader-allowed-names": json!([FRONT_NAME]).to_string(),
         "requestheader-client-ca-file": authority.pair.certificate,
         "requestheader-extra-headers-prefix": r#"["X-Remote-Extra-"]"#,
@@ -259,8 +259,15 @@ async fn front_authority(server: &Server) -> Result<Authority, Status> {
             Err(error) => return Err(error.into()),
         }
     }
-    let kept = server.store.get(FRONT_KEY).await?.ok_or_else(|| Status::internal("the front proxy's authority is gone"))?;
-    let kept: Value = serde_json::from_slice(&kept.value).map_err(Status::internal)?;
+    let entry = server.store.get(FRONT_KEY).await?.ok_or_else(|| Status::internal("the front proxy's authority is gone"))?;
+    if server.store.is_stale(FRONT_KEY) {
+        // It was kept plain, or by a key that is to go. Should another server be quicker, it has done the same.
+        match server.store.commit(FRONT_KEY, Guard::Modified(entry.modified), Some(entry.value.clone())).await {
+            Ok(_) | Err(skiff_store::Error::Conflict(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let kept: Value = serde_json::from_slice(&entry.value).map_err(Status::internal)?;
     let part = |key: &str| text(&kept, &[key]).to_owned();
     Ok(Authority { pair: Pair { certificate: part("certificate"), key: part("key") } })
 }

@@ -183,8 +183,8 @@ impl Remote {
             Some(entry) => Some(entry),
             None => json(self.ask(cache, &self.path(), "application/json").await).map(|list| super::merge::aggregated(&self.version, &list)),
         };
-        let v2 = json(self.ask(cache, "/openapi/v2", "application/json").await);
-        let v3 = json(self.ask(cache, "/openapi/v3", "application/json").await);
+        let (v2, v3) = tokio::join!(self.ask(cache, "/openapi/v2", "application/json"), self.ask(cache, "/openapi/v3", "application/json"));
+        let (v2, v3) = (json(v2), json(v3));
         let key = self.path();
         let v3 = v3.and_then(|index| at(&index, &["paths", key.trim_start_matches('/'), "serverRelativeURL"]).as_str().map(str::to_owned));
         Documents { discovery, v2, v3 }
@@ -201,7 +201,8 @@ fn vouch(headers: &mut HeaderMap, user: &User) -> Result<(), Status> {
     let own: Vec<HeaderName> = headers.keys().filter(|n| n.as_str().starts_with("x-remote-") || n.as_str().starts_with("impersonate-")).cloned().collect();
     own.iter().for_each(|name| drop(headers.remove(name)));
     headers.remove(http::header::AUTHORIZATION);
-    let value = |text: &str| HeaderValue::from_str(text).map_err(Status::internal);
+    // Names may be in any language; what ends a line may not.
+    let value = |text: &str| HeaderValue::from_bytes(text.as_bytes()).map_err(Status::internal);
     headers.insert(HeaderName::from_static("x-remote-user"), value(&user.name)?);
     if !user.uid.is_empty() {
         headers.insert(HeaderName::from_static("x-remote-uid"), value(&user.uid)?);

@@ -14,14 +14,15 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use skiff_api::value::{self, text};
-use skiff_api::{Status, clock, protobuf, random};
+use skiff_api::{Status, cbor, clock, protobuf, random};
 
 use crate::auth::{self, User};
 use crate::http::body::{Body, Reply, full};
 use crate::http::info::RequestInfo;
+use crate::http::limits::long_running;
 use crate::metrics;
 use crate::options::{Error, Options};
-use crate::subresources::{streams, user_info};
+use crate::subresources::user_info;
 use crate::verbs::Notes;
 use crate::webhook::Webhooks;
 use policy::{Judgement, Level, Policy, Stage};
@@ -93,7 +94,7 @@ impl Auditor {
     pub fn open(options: &Options, webhooks: &Arc<Webhooks>, counters: Arc<Counters>) -> Result<Self, Error> {
         let flag = "audit-policy-file";
         let policy = match &options.audit_policy_file {
-            Some(path) => Some(serde_json::from_value(auth::yaml(flag, path, "Policy")?).map_err(|e| Error::new(flag, e))?),
+            Some(path) => Some(Policy::read(auth::yaml(flag, path, "Policy")?).map_err(|e| Error::new(flag, e))?),
             None => None,
         };
         let sinks = if policy.is_some() { Sink::open(options, webhooks, &counters)? } else { Vec::new() };
@@ -108,7 +109,7 @@ impl Auditor {
         }
         let received = clock::now();
         let event = event(parts, info, user, id, judgement.level, received);
-        let record = Record { judgement, lasts: lasts(info), event: Mutex::new(event), sinks: Arc::clone(&self.sinks), counters: Arc::clone(&self.counters) };
+        let record = Record { judgement, lasts: long_running(info), event: Mutex::new(event), sinks: Arc::clone(&self.sinks), counters: Arc::clone(&self.counters) };
         if user.is_some() {
             record.tell(Stage::RequestReceived, received, &Notes::default());
         }
@@ -126,11 +127,6 @@ impl Auditor {
         record.set("responseStatus", status);
         record.tell(Stage::ResponseStarted, clock::now(), &Notes::default());
     }
-}
-
-/// Whether the answer lasts, so that its beginning is told too.
-fn lasts(info: &RequestInfo) -> bool {
-    info.verb == "watch" || (info.is_resource && streams(info))
 }
 
 fn micro(at: Timestamp) -> Value {
@@ -188,6 +184,7 @@ fn sources(headers: &HeaderMap, source: Option<&Source>) -> Vec<String> {
 #[derive(Debug)]
 pub(crate) struct Record {
     judgement: Judgement,
+    /// Whether the answer lasts, so that its beginning is told too.
     lasts: bool,
     event: Mutex<Map<String, Value>>,
     sinks: Arc<Vec<Sink>>,
@@ -221,9 +218,12 @@ impl Record {
         self.sinks.iter().for_each(|sink| sink.tell(&event, &self.counters));
     }
 
-    /// The user acts as another.
-    pub fn impersonates(&self, user: &User) {
+    /// The user acts as another, by this verb where it is one that constrains.
+    pub fn impersonates(&self, user: &User, constraint: Option<String>) {
         self.set("impersonatedUser", user_info(user));
+        if let Some(verb) = constraint {
+            self.set("authenticationMetadata", json!({"impersonationConstraint": verb}));
+        }
     }
 
     /// What was sent: an object, options or a patch.
@@ -255,6 +255,8 @@ impl Record {
         let code = reply.status().as_u16();
         self.set("responseStatus", response_status(code, refused));
         if panicked {
+            let message = format!("APIServer panic'd: {}", refused.map_or("", |status| &status.message));
+            self.set("responseStatus", json!({"metadata": {}, "status": "Failure", "message": message, "reason": "InternalError", "code": 500}));
             self.tell(Stage::Panic, clock::now(), notes);
             return reply;
         }
@@ -278,7 +280,11 @@ impl Record {
     async fn read(&self, reply: Reply) -> Reply {
         let (parts, body) = reply.into_parts();
         let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes);
-        let object = if body.starts_with(protobuf::MAGIC) { protobuf::decode(&body).ok() } else { serde_json::from_slice(&body).ok() };
+        let object = match &body {
+            body if body.starts_with(protobuf::MAGIC) => protobuf::decode(body).ok(),
+            body if body.starts_with(cbor::MAGIC) => cbor::decode(body).ok(),
+            body => serde_json::from_slice(body).ok(),
+        };
         if let Some(object @ Value::Object(_)) = object {
             self.set("responseObject", self.shown(object));
         }

@@ -25,6 +25,8 @@ const BATCH: usize = 400;
 const BATCH_WAIT: Duration = Duration::from_secs(30);
 /// How long a webhook may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a webhook that doesn't answer is left alone at first; upstream's figure. Events wait in the queue meanwhile.
+const FIRST_WAIT: Duration = Duration::from_secs(10);
 /// How large a log grows, in megabytes, where nothing is said.
 const MEGABYTES: u64 = 100;
 
@@ -188,7 +190,7 @@ async fn send_all(config: ClientConfig, webhooks: Arc<Webhooks>, mut events: mps
         };
         let _ = tokio::time::timeout(wait, full).await;
         let list = json!({"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": batch.iter().map(AsRef::as_ref).collect::<Vec<&Value>>()});
-        if let Err(error) = webhooks.call(&config, &list, TIMEOUT).await {
+        if let Err(error) = webhooks.ask(&config, &list, TIMEOUT, FIRST_WAIT).await {
             counters.lost("webhook", batch.len() as u64, &error.to_string());
         }
     }

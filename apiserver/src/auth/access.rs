@@ -1,10 +1,13 @@
 //! Who is asked who asks, and who is asked whether they may: put together from the options at the start.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use futures::FutureExt;
 use http::request::Parts;
 use http::{HeaderMap, header};
 use rustls::RootCertStore;
@@ -15,15 +18,20 @@ use rustls::server::danger::ClientCertVerifier;
 use serde_json::Value;
 use skiff_api::value::{at, items, text};
 use skiff_api::{Status, clock};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio::sync::Semaphore;
 
 use super::jwt::Issuer;
 use super::pki::{Authority, user_of};
 use super::remote::{AccessWebhook, TokenWebhook};
 use super::tokens::ISSUER;
-use super::{Attributes, Authenticated, Decision, MASTERS, User, Verdict, bootstrap, files, node, rbac};
+use super::{Attributes, Authenticated, Decision, MASTERS, User, Verdict, bootstrap, files, node, rbac, said};
 use crate::options::{Error, Options};
 use crate::server::Server;
 
+/// How long an expression waits for an authorization webhook, and how many do at a time.
+const PATIENCE: Duration = Duration::from_secs(10);
+const WAITING: usize = 16;
 /// What a token goes by among the subprotocols of a WebSocket, for browsers can't set other headers.
 const WEBSOCKET_TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 
@@ -73,10 +81,12 @@ pub(crate) struct Access {
     /// Whether those without credentials are served, and on which paths; no paths for all.
     anonymous: (bool, Vec<String>),
     authorizers: Vec<Authorizer>,
+    /// Places for those who hold up a thread until an authorizer answers.
+    waiting: Semaphore,
     /// The audiences that tokens for this server have.
     audiences: Vec<String>,
-    /// The authority of client certificates, PEM.
-    authority: String,
+    /// The authorities of client certificates, PEM: the cluster's own, and those of `--client-ca-file`.
+    authorities: String,
 }
 
 fn or_default(given: &[String], default: &str) -> Vec<String> {
@@ -92,14 +102,21 @@ fn verifier(pem: &str) -> Result<Arc<dyn ClientCertVerifier>, String> {
     WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().map(|v| v as _).map_err(|e| e.to_string())
 }
 
+/// The certificates in a file, PEM: there must be one.
+fn certificates(flag: &'static str, path: Option<&Path>) -> Result<Option<String>, Error> {
+    let Some(path) = path else { return Ok(None) };
+    let pem = String::from_utf8(files::bytes(flag, path)?).map_err(|e| Error::new(flag, e))?;
+    verifier(&pem).map_err(|e| Error::new(flag, format!("{}: {e}", path.display())))?;
+    Ok(Some(pem))
+}
+
 impl FrontProxy {
-    fn of_flags(options: &Options, authority: &Authority) -> Result<Option<Self>, Error> {
+    fn of_flags(options: &Options, clients: &str) -> Result<Option<Self>, Error> {
         let flag = "requestheader-client-ca-file";
-        let Some(path) = &options.requestheader_client_ca_file else { return Ok(None) };
-        let authorities = String::from_utf8(files::bytes(flag, path)?).map_err(|e| Error::new(flag, e))?;
+        let Some(authorities) = certificates(flag, options.requestheader_client_ca_file.as_deref())? else { return Ok(None) };
         Ok(Some(Self {
             verifier: verifier(&authorities).map_err(|e| Error::new(flag, e))?,
-            clients: verifier(&authority.pair.certificate).map_err(|e| Error::new(flag, e))?,
+            clients: verifier(clients).map_err(|e| Error::new(flag, e))?,
             authorities,
             names: options.requestheader_allowed_names.clone(),
             user: or_default(&options.requestheader_username_headers, "X-Remote-User"),
@@ -111,8 +128,8 @@ impl FrontProxy {
 
     /// Who the headers say asks.
     fn user(&self, headers: &HeaderMap) -> Option<User> {
-        let first = |names: &[String]| names.iter().find_map(|n| headers.get(n)?.to_str().ok().filter(|v| !v.is_empty())).map(str::to_owned);
-        let groups = self.group.iter().flat_map(|n| headers.get_all(n)).filter_map(|v| v.to_str().ok());
+        let first = |names: &[String]| names.iter().find_map(|n| headers.get(n).map(said).filter(|v| !v.is_empty()));
+        let groups = self.group.iter().flat_map(|n| headers.get_all(n)).map(said);
         let mut user = User::new(first(&self.user)?, groups);
         user.uid = first(&self.uid).unwrap_or_default();
         user.extra = extra(headers, &self.extra);
@@ -121,15 +138,15 @@ impl FrontProxy {
 }
 
 /// What else headers with these beginnings say of a user; keys are lower-case and may be percent-encoded.
-pub(super) fn extra(headers: &HeaderMap, prefixes: &[String]) -> std::collections::BTreeMap<String, Vec<String>> {
-    let mut extra: std::collections::BTreeMap<String, Vec<String>> = Default::default();
+pub(super) fn extra(headers: &HeaderMap, prefixes: &[String]) -> BTreeMap<String, Vec<String>> {
+    let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for (name, value) in headers {
         let key = prefixes.iter().find_map(|prefix| name.as_str().strip_prefix(&prefix.to_ascii_lowercase()));
-        if let (Some(key), Ok(value)) = (key, value.to_str()) {
+        if let Some(key) = key {
             // A plus is itself here.
             let escaped = key.replace('+', "%2B");
             let key = form_urlencoded::parse(escaped.as_bytes()).next().map_or_else(|| key.to_owned(), |(key, _)| key.into_owned());
-            extra.entry(key).or_default().push(value.to_owned());
+            extra.entry(key).or_default().push(said(value));
         }
     }
     extra
@@ -176,15 +193,18 @@ impl Access {
             tracing::warn!("anonymous requests are not served: the authorizer AlwaysAllow would allow them everything");
             anonymous.0 = false;
         }
+        let more = certificates("client-ca-file", options.client_ca_file.as_deref())?;
+        let authorities = [Some(authority.pair.certificate.clone()), more].into_iter().flatten().collect::<Vec<_>>().join("\n");
         Ok(Self {
             tokens,
             issuers,
             webhook: TokenWebhook::of_flags(options)?,
-            proxy: FrontProxy::of_flags(options, authority)?,
+            proxy: FrontProxy::of_flags(options, &authorities)?,
             anonymous,
             authorizers: authorizers(options)?,
+            waiting: Semaphore::new(WAITING),
             audiences: or_default(&options.api_audiences, ISSUER),
-            authority: authority.pair.certificate.clone(),
+            authorities,
         })
     }
 
@@ -193,9 +213,14 @@ impl Access {
         &self.audiences
     }
 
-    /// The authorities whose clients may connect, PEM.
+    /// The authorities of clients' certificates, PEM.
+    pub fn authorities(&self) -> &str {
+        &self.authorities
+    }
+
+    /// The authorities whose clients may connect, be they users or front proxies, PEM.
     pub fn client_authorities(&self) -> String {
-        format!("{}\n{}", self.authority, self.proxy.as_ref().map_or("", |p| &p.authorities))
+        format!("{}\n{}", self.authorities, self.proxy.as_ref().map_or("", |p| &p.authorities))
     }
 
     /// Who a verified chain of certificates shows a client to be.
@@ -204,7 +229,7 @@ impl Access {
         let user = user_of(leaf);
         let Some(proxy) = &self.proxy else { return user.map(Peer::User) };
         let seconds = u64::try_from(clock::now().as_second()).unwrap_or(0);
-        let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
         let named = || proxy.names.is_empty() || user.as_ref().is_some_and(|u| proxy.names.contains(&u.name));
         if proxy.verifier.verify_client_cert(leaf, between, now).is_ok() && named() {
             return Some(Peer::Proxy);
@@ -354,21 +379,22 @@ pub(crate) async fn decide(server: &Server, user: &User, a: &Attributes<'_>) -> 
     Decision { verdict: Verdict::NoOpinion, reason: joined(reasons, "\n"), error: joined(errors, ", ") }
 }
 
-/// The same for those who can't wait: where a webhook is asked, this thread waits for it.
+/// The same for those who can't wait, as expressions. Where a webhook is asked, this thread waits for it; how many do so, and how
+/// long, is bounded, for they are taken from all other requests.
 pub(crate) fn decide_now(server: &Server, user: &User, a: &Attributes<'_>) -> Decision {
-    use futures::FutureExt;
-    use tokio::runtime::{Handle, RuntimeFlavor};
-    let here = || decide(server, user, a).now_or_never();
+    let unknown = |why: &str| Decision { error: why.to_owned(), ..Decision::no_opinion("") };
     if server.access.decides_here()
-        && let Some(decision) = here()
+        && let Some(decision) = decide(server, user, a).now_or_never()
     {
         return decision;
     }
     let handle = Handle::current();
     if handle.runtime_flavor() == RuntimeFlavor::CurrentThread {
-        return Decision { error: "no authorization webhook can be asked from here".into(), ..Decision::no_opinion("") };
+        return unknown("no authorization webhook can be asked from here");
     }
-    tokio::task::block_in_place(|| handle.block_on(decide(server, user, a)))
+    let Ok(_place) = server.access.waiting.try_acquire() else { return unknown("too many expressions wait for the authorization webhook") };
+    let decided = tokio::task::block_in_place(|| handle.block_on(tokio::time::timeout(PATIENCE, decide(server, user, a))));
+    decided.unwrap_or_else(|_| unknown("the authorization webhook didn't answer in time"))
 }
 
 /// Whose rules a review can't list, and why: upstream's words.

@@ -1,14 +1,14 @@
 //! JSON web tokens of issuers elsewhere: OpenID Connect, by flags or by an `AuthenticationConfiguration`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use jsonwebtoken::jwk::JwkSet;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde_json::{Value, json};
 use skiff_api::cel::{Env, Program, Type, Val};
-use skiff_api::clock;
+use skiff_api::{clock, names};
 use skiff_api::value::{at, items, text};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -52,14 +52,10 @@ pub(super) struct Issuer {
     groups: Option<Mapping>,
     uid: Option<Mapping>,
     extra: Vec<(String, Program)>,
-    /// Held while they are fetched, so that they are fetched once.
-    keys: Mutex<Keys>,
-}
-
-#[derive(Default)]
-struct Keys {
-    set: Option<Arc<JwkSet>>,
-    asked: Option<Instant>,
+    /// The keys that were fetched last.
+    keys: RwLock<Option<Arc<JwkSet>>>,
+    /// When they were asked for. Held while they are fetched, so that they are fetched once; tokens of known keys don't wait for it.
+    asked: Mutex<Option<Instant>>,
 }
 
 fn algorithm(name: &str) -> Result<Algorithm, String> {
@@ -99,7 +95,8 @@ impl Issuer {
             groups: (!options.oidc_groups_claim.is_empty()).then_some(groups),
             uid: None,
             extra: Vec::new(),
-            keys: Mutex::default(),
+            keys: RwLock::default(),
+            asked: Mutex::default(),
             url,
         }))
     }
@@ -112,11 +109,14 @@ impl Issuer {
         let texts = [Type::String, Type::list(Type::String), Type::Dyn, Type::Null];
         let mapping = |name: &str| -> Result<Option<Mapping>, String> {
             let given = at(config, &["claimMappings", name]);
-            let (claim, prefix, source) = (text(given, &["claim"]), text(given, &["prefix"]), text(given, &["expression"]));
-            match (claim, source) {
-                ("", "") => Ok(None),
-                (claim, "") => Ok(Some(Mapping::Claim { claim: claim.into(), prefix: prefix.into() })),
-                ("", source) => compile(&env, source, &texts).map(|p| Some(Mapping::Expression(p))),
+            let (claim, prefix, source) = (text(given, &["claim"]), at(given, &["prefix"]).as_str(), text(given, &["expression"]));
+            // Whose names are taken as they are must be said: a user by chance named as another has that one's rights.
+            match (claim, source, prefix) {
+                ("", "", _) => Ok(None),
+                (claim, "", None) if name != "uid" => Err(format!("claimMappings.{name}.prefix: Required value: prefix is required when claim is set ({claim:?}). It can be set to an empty string to disable prefixing")),
+                (claim, "", prefix) => Ok(Some(Mapping::Claim { claim: claim.into(), prefix: prefix.unwrap_or_default().into() })),
+                ("", source, None) => compile(&env, source, &texts).map(|p| Some(Mapping::Expression(p))),
+                ("", _, Some(_)) => Err(format!("claimMappings.{name}.prefix: may not be specified when expression is set")),
                 _ => Err(format!("claimMappings.{name}: claim and expression can't both be set")),
             }
         };
@@ -132,7 +132,17 @@ impl Issuer {
         if audiences.is_empty() {
             return Err("issuer.audiences must not be empty".into());
         }
-        let extra = items(config, &["claimMappings", "extra"]).iter().map(|e| Ok((text(e, &["key"]).to_owned(), compile(&env, text(e, &["valueExpression"]), &texts)?)));
+        let extra = items(config, &["claimMappings", "extra"]).iter().map(|e| {
+            let key = text(e, &["key"]);
+            let domain = key.split_once('/').filter(|(domain, rest)| names::dns_subdomain(domain).is_empty() && !rest.is_empty()).map(|(domain, _)| domain);
+            match domain.ok_or_else(|| format!("claimMappings.extra: key {key:?} must be a domain-prefixed path (such as \"acme.io/foo\")"))? {
+                own if ["k8s.io", "kubernetes.io"].iter().any(|of| own == *of || own.ends_with(&format!(".{of}"))) => {
+                    Err(format!("claimMappings.extra: key {key:?}: k8s.io, kubernetes.io and their subdomains are reserved for Kubernetes use"))
+                }
+                _ if key != key.to_lowercase() => Err(format!("claimMappings.extra: key {key:?} must be lowercase")),
+                _ => Ok((key.to_owned(), compile(&env, text(e, &["valueExpression"]), &texts)?)),
+            }
+        });
         let required = items(config, &["claimValidationRules"]).iter().filter(|r| !text(r, &["claim"]).is_empty());
         Ok(Self {
             discovery: match text(config, &["issuer", "discoveryURL"]) {
@@ -149,7 +159,8 @@ impl Issuer {
             groups: mapping("groups")?,
             uid: mapping("uid")?,
             extra: extra.collect::<Result<_, String>>()?,
-            keys: Mutex::default(),
+            keys: RwLock::default(),
+            asked: Mutex::default(),
             url,
         })
     }
@@ -180,15 +191,19 @@ impl Issuer {
 
     /// The issuer's keys; asked for anew where the known ones don't suffice.
     async fn keys(&self, webhooks: &Webhooks, suffices: impl Fn(&JwkSet) -> bool) -> Result<Arc<JwkSet>, String> {
-        let mut keys = self.keys.lock().await;
-        let lately = keys.asked.is_some_and(|asked| asked.elapsed() < AGAIN);
-        if let Some(set) = keys.set.clone().filter(|set| lately || suffices(set)) {
+        let known = || self.keys.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(set) = known().filter(|set| suffices(set)) {
+            return Ok(set);
+        }
+        let mut asked = self.asked.lock().await;
+        let lately = asked.is_some_and(|asked| asked.elapsed() < AGAIN);
+        if let Some(set) = known().filter(|set| lately || suffices(set)) {
             return Ok(set);
         }
         if lately {
             return Err("oidc: authenticator not initialized".into());
         }
-        keys.asked = Some(Instant::now());
+        *asked = Some(Instant::now());
         let metadata = webhooks.get(&self.discovery, &self.ca, TIMEOUT).await.map_err(|e| format!("oidc: read the issuer's metadata: {e}"))?;
         if text(&metadata, &["issuer"]) != self.url {
             return Err(format!("oidc: issuer did not match the issuer returned by provider, expected {:?} got {:?}", self.url, text(&metadata, &["issuer"])));
@@ -197,7 +212,7 @@ impl Issuer {
         // Keys of kinds that aren't known here don't hide the others.
         let read = items(&fetched, &["keys"]).iter().filter_map(|key| serde_json::from_value(key.clone()).ok()).collect();
         let set = Arc::new(JwkSet { keys: read });
-        keys.set = Some(Arc::clone(&set));
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&set));
         Ok(set)
     }
 
@@ -343,6 +358,15 @@ mod tests {
         assert_eq!((user.name.as_str(), user.groups.len(), &user.extra["example.com/team"]), ("x-jane", 2, &vec!["a".to_owned()]));
         check(&issuer, json!({"team": "z"}), Err("validation expression failed: no such team"));
         check(&issuer, json!({"sub": "system:x"}), Err("validation expression failed: reserved"));
-        assert!(Issuer::of_config(&json!({"issuer": {"url": "http://i", "audiences": ["c"]}})).is_err());
+        let refused = |url: &str, mappings: Value| {
+            let config = json!({"issuer": {"url": url, "audiences": ["c"]}, "claimMappings": mappings});
+            assert!(Issuer::of_config(&config).is_err(), "{config}");
+        };
+        refused("http://i", json!({"username": {"claim": "sub", "prefix": ""}}));
+        refused("https://i", json!({"username": {"claim": "sub"}}));
+        refused("https://i", json!({"username": {"expression": "claims.sub", "prefix": "x"}}));
+        for key in ["plain", "Example.com/x", "authentication.kubernetes.io/node-name"] {
+            refused("https://i", json!({"username": {"claim": "sub", "prefix": ""}, "extra": [{"key": key, "valueExpression": "claims.team"}]}));
+        }
     }
 }

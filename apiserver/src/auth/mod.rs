@@ -5,7 +5,7 @@ mod bootstrap;
 mod files;
 mod impersonation;
 mod jwt;
-mod node;
+pub(crate) mod node;
 pub mod pki;
 pub mod rbac;
 mod remote;
@@ -14,6 +14,7 @@ pub mod tokens;
 
 use std::collections::BTreeMap;
 
+use http::HeaderValue;
 use skiff_api::Status;
 use skiff_api::status::GroupResource;
 
@@ -29,6 +30,8 @@ pub(crate) use secrets::run as fill_secrets;
 /// The group of those who may do anything.
 pub const MASTERS: &str = "system:masters";
 const AUTHENTICATED: &str = "system:authenticated";
+const UNAUTHENTICATED: &str = "system:unauthenticated";
+const ANONYMOUS: &str = "system:anonymous";
 const NODES: &str = "system:nodes";
 
 /// Who asks.
@@ -45,16 +48,18 @@ pub struct User {
 }
 
 impl User {
-    /// A user that has shown who they are.
+    /// A user that has shown who they are. Who is said (by a proxy, or a webhook) to be nobody known stays that.
     pub fn new(name: impl Into<String>, groups: impl IntoIterator<Item = impl Into<String>>) -> Self {
-        let mut groups: Vec<String> = groups.into_iter().map(Into::into).collect();
-        groups.push(AUTHENTICATED.into());
-        Self { name: name.into(), groups, ..Self::default() }
+        let mut user = Self { name: name.into(), groups: groups.into_iter().map(Into::into).collect(), ..Self::default() };
+        if user.name != ANONYMOUS && !user.in_group(AUTHENTICATED) && !user.in_group(UNAUTHENTICATED) {
+            user.groups.push(AUTHENTICATED.into());
+        }
+        user
     }
 
     /// Nobody known.
     pub fn anonymous() -> Self {
-        Self { name: "system:anonymous".into(), groups: vec!["system:unauthenticated".into()], ..Self::default() }
+        Self::new(ANONYMOUS, [UNAUTHENTICATED])
     }
 
     /// Whether the user is in the group.
@@ -62,10 +67,15 @@ impl User {
         self.groups.iter().any(|g| g == group)
     }
 
-    /// The name of the node that the user is.
+    /// The name of the node that the user is. One without a name is none: it would be where pods are that are nowhere yet.
     pub fn node(&self) -> Option<&str> {
-        self.name.strip_prefix("system:node:").filter(|_| self.in_group(NODES))
+        self.name.strip_prefix("system:node:").filter(|name| !name.is_empty() && self.in_group(NODES))
     }
+}
+
+/// What a header says. Names may be in any language; what is no text is not left out, for then somebody else would be meant.
+fn said(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).into_owned()
 }
 
 /// Who a token shows its bearer to be.
@@ -177,4 +187,27 @@ fn refusal(user: &User, a: &Attributes<'_>, decision: &Decision) -> Status {
     let scope = if a.namespace.is_empty() { "at the cluster scope".to_owned() } else { format!("in the namespace {:?}", a.namespace) };
     let why = format!("User {name:?} cannot {verb} resource {resource:?} in API group {:?} {scope}{because}", a.group);
     Status::forbidden(GroupResource { group: a.group, resource: a.resource }, a.name, why)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_a_node() {
+        let check = |name: &str, group: &str, expected: Option<&str>| assert_eq!(User::new(name, [group]).node(), expected, "{name} of {group}");
+        check("system:node:a", NODES, Some("a"));
+        check("system:node:a", "other", None);
+        check("system:node:", NODES, None);
+        check("a", NODES, None);
+    }
+
+    #[test]
+    fn who_is_known() {
+        let check = |name: &str, groups: &[&str], expected: &[&str]| assert_eq!(User::new(name, groups.iter().copied()).groups, expected, "{name} of {groups:?}");
+        check("jane", &["dev"], &["dev", AUTHENTICATED]);
+        check("jane", &[AUTHENTICATED, "dev"], &[AUTHENTICATED, "dev"]);
+        check("jane", &[UNAUTHENTICATED], &[UNAUTHENTICATED]);
+        check(ANONYMOUS, &["dev"], &["dev"]);
+    }
 }

@@ -14,13 +14,12 @@ const RULES: &[(&str, &str, &[&str])] = &[
     ("authorization.k8s.io", "subjectaccessreviews", &["create"]),
     ("authorization.k8s.io", "localsubjectaccessreviews", &["create"]),
     ("", "services", &["get", "list", "watch"]),
+    ("", "endpoints", &["get"]),
     ("", "events", &["create", "patch", "update"]),
+    ("events.k8s.io", "events", &["create", "patch", "update"]),
     ("certificates.k8s.io", "certificatesigningrequests", &["create", "get", "list", "watch"]),
-    ("certificates.k8s.io", "podcertificaterequests", &["create", "get", "list", "watch"]),
-    ("certificates.k8s.io", "clustertrustbundles", &["get", "list", "watch"]),
     ("node.k8s.io", "runtimeclasses", &["get", "list", "watch"]),
     ("storage.k8s.io", "csidrivers", &["get", "list", "watch"]),
-    ("resource.k8s.io", "deviceclasses", &["get", "list", "watch"]),
 ];
 
 /// Whether the user is a node that may do that. The reasons are upstream's.
@@ -156,7 +155,7 @@ fn refers(objects: &impl Objects, node: &str, a: &Attributes<'_>) -> bool {
 }
 
 /// The claims that a pod uses, those made for it among them.
-fn claims(pod: &Value) -> Vec<String> {
+pub(crate) fn claims(pod: &Value) -> Vec<String> {
     let own = text(pod, &["metadata", "name"]);
     let claim = |volume: &Value| match text(volume, &["persistentVolumeClaim", "claimName"]) {
         "" if volume["ephemeral"].is_object() => Some(format!("{own}-{}", text(volume, &["name"]))),

@@ -6,9 +6,10 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use skiff_api::clock;
-use x509_parser::certification_request::X509CertificationRequest;
 use sha2::{Digest, Sha256};
+use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, X509Certificate};
+use x509_parser::x509::X509Name;
 
 use super::User;
 
@@ -134,11 +135,26 @@ impl Authority {
 pub(crate) fn user_of(leaf: &[u8]) -> Option<User> {
     let (_, certificate) = X509Certificate::from_der(leaf).ok()?;
     let subject = certificate.subject();
-    let name = subject.iter_common_name().next()?.as_str().ok()?;
+    let name = last_name(subject).filter(|name| !name.is_empty())?;
     let mut user = User::new(name, subject.iter_organization().filter_map(|o| o.as_str().ok()));
     let digest: String = Sha256::digest(leaf).iter().map(|byte| format!("{byte:02x}")).collect();
     user.extra.insert("authentication.kubernetes.io/credential-id".into(), vec![format!("X509SHA256={digest}")]);
+    let mut uids = subject.iter_attributes().filter(|a| a.attr_type().to_id_string() == UID);
+    // Who has two has none that could be believed, nor is it known who that would be.
+    match (uids.next().map(|uid| uid.as_str()), uids.next()) {
+        (None, _) => {}
+        (Some(Ok(uid)), None) if !uid.is_empty() => user.uid = uid.to_owned(),
+        _ => return None,
+    }
     Some(user)
+}
+
+/// The attribute of a subject that is the user's uid.
+const UID: &str = "1.3.6.1.4.1.57683.2";
+
+/// The common name of a subject: of several the last, as Go reads it.
+fn last_name<'a>(subject: &'a X509Name<'_>) -> Option<&'a str> {
+    subject.iter_common_name().last()?.as_str().ok()
 }
 
 /// A certificate signing request, read and found to be signed by the key that it is for.
@@ -156,7 +172,11 @@ impl Request {
         let (_, block) = x509_parser::pem::parse_x509_pem(pem).map_err(|_| RequestError::Form)?;
         let (_, request) = X509CertificationRequest::from_der(&block.contents).map_err(|_| RequestError::Form)?;
         let subject = &request.certification_request_info.subject;
-        let common_name = subject.iter_common_name().filter_map(|n| n.as_str().ok()).collect();
+        // In some alphabet of old, it would say one thing to whoever decides, and another to those who read the certificate.
+        if subject.iter_common_name().chain(subject.iter_organization()).any(|name| name.as_str().is_err()) {
+            return Err(RequestError::Alphabet);
+        }
+        let common_name = last_name(subject).unwrap_or("").to_owned();
         let organizations = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
         let params = CertificateSigningRequestParams::from_der(&block.contents.as_slice().into())?;
         Ok(Self { common_name, organizations, params })
@@ -174,6 +194,9 @@ pub(crate) enum RequestError {
     /// It is none.
     #[error("PEM block type must be CERTIFICATE REQUEST")]
     Form,
+    /// Its subject can't be read.
+    #[error("the subject's names must be UTF-8 or ASCII text")]
+    Alphabet,
     /// The library can write one organization a subject, and leaves none out unsaid.
     #[error("requests with more than one organization can't be signed")]
     Organizations,

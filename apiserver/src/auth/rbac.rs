@@ -1,7 +1,7 @@
-//! Role-based access control, evaluated over an index of all bindings that is made anew when one of them changes.
+//! Role-based access control, evaluated over an index of all roles and bindings.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -62,23 +62,36 @@ impl Rule {
     }
 }
 
-/// Rules given to a subject, in one namespace or (`None`) everywhere.
+/// A role given to a subject, in one namespace or (`None`) everywhere.
 #[derive(Clone, Debug)]
 struct Grant {
     namespace: Option<String>,
-    rules: Arc<[Rule]>,
+    /// `Role` or `ClusterRole`.
+    kind: String,
+    /// Where the role is: `namespace/name` of a role, `name` of a cluster role.
+    role: String,
     /// What gives it, as reasons tell it.
-    why: Arc<str>,
-    /// What is wrong with it: the role isn't there.
-    fault: Option<Arc<str>>,
+    why: String,
 }
 
-/// All bindings, by subject.
+impl Grant {
+    /// What is said of a role that isn't there.
+    fn missing(&self) -> String {
+        let name = self.role.rsplit('/').next().unwrap_or("");
+        format!("{}.rbac.authorization.k8s.io {name:?} not found", self.kind.to_lowercase())
+    }
+}
+
+/// All roles, and all bindings by subject. Kept up by the changes since it was last looked at: a change costs what it changes,
+/// however many bindings there are.
 #[derive(Debug, Default)]
 struct Index {
-    /// The newest changes of the four resources that this was made of.
-    made_of: [Revision; 4],
-    grants: HashMap<Subject, Vec<Grant>>,
+    /// How far each of [`PREFIXES`] is taken in; nothing is before the first look.
+    seen: Option<[Revision; 4]>,
+    /// The rules of each role, by where it is.
+    roles: HashMap<String, Vec<Rule>>,
+    /// What each subject is given, by the binding's key.
+    grants: HashMap<Subject, BTreeMap<Arc<str>, Grant>>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -90,51 +103,135 @@ enum Subject {
 const PREFIXES: [&str; 4] =
     ["/registry/roles/", "/registry/clusterroles/", "/registry/rolebindings/", "/registry/clusterrolebindings/"];
 
-/// The index, remade when it is out of date.
+/// The index, brought up to date when it is asked.
 #[derive(Debug, Default)]
 pub struct Rbac {
-    index: Mutex<Arc<Index>>,
+    index: RwLock<Index>,
 }
 
 impl Rbac {
-    fn index(&self, cache: &Cache) -> Arc<Index> {
+    fn index(&self, cache: &Cache) -> RwLockReadGuard<'_, Index> {
         let now = PREFIXES.map(|prefix| cache.resource(prefix).map_or(0, |c| *c.subscribe().borrow()));
-        let mut index = self.index.lock().unwrap_or_else(PoisonError::into_inner);
-        if index.made_of != now || index.grants.is_empty() {
-            *index = Arc::new(build(cache, now));
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        if index.seen == Some(now) {
+            return index;
         }
-        Arc::clone(&index)
+        drop(index);
+        self.index.write().unwrap_or_else(PoisonError::into_inner).catch_up(cache, now);
+        self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The rules that the user has in the namespace (empty: in the whole cluster), and what is wrong with some.
-    pub fn rules(&self, cache: &Cache, user: &User, namespace: &str) -> (Vec<Rule>, Vec<Arc<str>>) {
+    pub fn rules(&self, cache: &Cache, user: &User, namespace: &str) -> (Vec<Rule>, Vec<String>) {
         let index = self.index(cache);
-        let rules = grants(&index, user, namespace).flat_map(|g| g.rules.iter().cloned()).collect();
-        (rules, grants(&index, user, namespace).filter_map(|g| g.fault.clone()).collect())
+        let rules = index.grants(user, namespace).flat_map(|grant| index.roles.get(&grant.role)).flatten().cloned().collect();
+        (rules, index.grants(user, namespace).filter(|grant| !index.roles.contains_key(&grant.role)).map(Grant::missing).collect())
     }
 }
 
-fn grants<'a>(index: &'a Index, user: &User, namespace: &'a str) -> impl Iterator<Item = &'a Grant> + use<'a> {
-    let groups = user.groups.iter().map(|g| Subject::Group(g.clone()));
-    let subjects: Vec<Subject> = std::iter::once(Subject::User(user.name.clone())).chain(groups).collect();
-    subjects
-        .into_iter()
-        .filter_map(|subject| index.grants.get(&subject))
-        .flatten()
-        .filter(move |g| g.namespace.as_deref().is_none_or(|n| n == namespace && !namespace.is_empty()))
+impl Index {
+    /// Takes in what changed up to the revisions `now`, and what more there is by then.
+    fn catch_up(&mut self, cache: &Cache, now: [Revision; 4]) {
+        let known = self.seen.is_some_and(|seen| {
+            let changes = PREFIXES.iter().zip(seen).map(|(prefix, after)| cache.resource(prefix).map_or(Ok(Vec::new()), |c| c.changes(after, usize::MAX)));
+            let Ok(changes) = changes.collect::<Result<Vec<_>, _>>() else { return false };
+            for (at, change) in changes.iter().enumerate().flat_map(|(at, changes)| changes.iter().map(move |change| (at, change))) {
+                self.take_in(at, change.old.as_deref(), change.new.as_deref());
+            }
+            let newest = |at: usize| changes[at].last().map_or(0, |change| change.revision).max(now[at]).max(seen[at]);
+            self.seen = Some([0, 1, 2, 3].map(newest));
+            true
+        });
+        if known {
+            return;
+        }
+        *self = Self::default();
+        let mut newest = now;
+        for (at, prefix) in PREFIXES.iter().enumerate() {
+            let Some(listed) = cache.resource(prefix).map(|c| c.list(&Filter::default(), 0)) else { continue };
+            listed.objects.iter().for_each(|object| self.take_in(at, None, Some(object)));
+            newest[at] = listed.newest;
+        }
+        self.seen = Some(newest);
+    }
+
+    fn take_in(&mut self, at: usize, old: Option<&Object>, new: Option<&Object>) {
+        let Some(object) = new.or(old) else { return };
+        // What can't be read gives nothing.
+        let value = |object: Option<&Object>| object.and_then(|o| o.value().ok());
+        let (old, new) = (value(old), value(new));
+        if PREFIXES[at].ends_with("bindings/") {
+            self.bind(&object.key, object.namespace(), old.as_ref(), new.as_ref());
+        } else {
+            self.define(object.path(), new.as_ref());
+        }
+    }
+
+    fn define(&mut self, path: &str, role: Option<&Value>) {
+        match role {
+            Some(role) => {
+                let rules: Option<Vec<Rule>> = serde_json::from_value(role["rules"].clone()).unwrap_or_default();
+                self.roles.insert(path.to_owned(), rules.unwrap_or_default());
+            }
+            None => drop(self.roles.remove(path)),
+        }
+    }
+
+    fn bind(&mut self, key: &Arc<str>, namespace: &str, old: Option<&Value>, new: Option<&Value>) {
+        let namespace = Some(namespace.to_owned()).filter(|n| !n.is_empty());
+        let subjects = |binding| value::items(binding, &["subjects"]).iter().filter_map(|one| Some((subject(one, namespace.as_deref())?, one)));
+        for (subject, _) in old.into_iter().flat_map(subjects) {
+            if let Some(grants) = self.grants.get_mut(&subject) {
+                grants.remove(key);
+                if grants.is_empty() {
+                    self.grants.remove(&subject);
+                }
+            }
+        }
+        let Some(binding) = new else { return };
+        let (kind, name) = (value::text(binding, &["roleRef", "kind"]), value::text(binding, &["roleRef", "name"]));
+        let role = match (kind, &namespace) {
+            ("Role", Some(namespace)) => format!("{namespace}/{name}"),
+            _ => name.to_owned(),
+        };
+        let own = value::text(binding, &["metadata", "name"]);
+        let given = match &namespace {
+            Some(namespace) => format!("RoleBinding {:?}", format!("{own}/{namespace}")),
+            None => format!("ClusterRoleBinding {own:?}"),
+        };
+        for (subject, one) in subjects(binding) {
+            let why = format!("{given} of {kind} {name:?} to {}", shown(one, namespace.as_deref()));
+            let grant = Grant { namespace: namespace.clone(), kind: kind.to_owned(), role: role.clone(), why };
+            self.grants.entry(subject).or_default().insert(Arc::clone(key), grant);
+        }
+    }
+
+    fn grants<'a>(&'a self, user: &User, namespace: &'a str) -> impl Iterator<Item = &'a Grant> + use<'a> {
+        let groups = user.groups.iter().map(|g| Subject::Group(g.clone()));
+        let subjects: Vec<Subject> = std::iter::once(Subject::User(user.name.clone())).chain(groups).collect();
+        subjects
+            .into_iter()
+            .filter_map(|subject| self.grants.get(&subject))
+            .flat_map(BTreeMap::values)
+            .filter(move |g| g.namespace.as_deref().is_none_or(|n| n == namespace && !namespace.is_empty()))
+    }
+
+    fn decide(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
+        let mut faults: Vec<String> = Vec::new();
+        for grant in self.grants(user, attributes.namespace) {
+            match self.roles.get(&grant.role) {
+                Some(rules) if rules.iter().any(|rule| rule.allows(attributes)) => return Decision::allow(format!("RBAC: allowed by {}", grant.why)),
+                Some(_) => {}
+                None => faults.extend(Some(grant.missing()).filter(|fault| !faults.contains(fault))),
+            }
+        }
+        Decision::no_opinion(if faults.is_empty() { String::new() } else { format!("RBAC: {}", aggregated(&faults)) })
+    }
 }
 
 /// Whether a binding gives the user that.
 pub(crate) fn decide(server: &Server, user: &User, attributes: &Attributes<'_>) -> Decision {
-    let index = server.rbac.index(&server.cache);
-    let mut faults: Vec<Arc<str>> = Vec::new();
-    for grant in grants(&index, user, attributes.namespace) {
-        if grant.rules.iter().any(|rule| rule.allows(attributes)) {
-            return Decision::allow(format!("RBAC: allowed by {}", grant.why));
-        }
-        faults.extend(grant.fault.clone().filter(|fault| !faults.contains(fault)));
-    }
-    Decision::no_opinion(if faults.is_empty() { String::new() } else { format!("RBAC: {}", aggregated(&faults)) })
+    server.rbac.index(&server.cache).decide(user, attributes)
 }
 
 /// Several faults as Go's aggregate shows them.
@@ -143,52 +240,6 @@ pub(crate) fn aggregated<T: AsRef<str>>(faults: &[T]) -> String {
         [one] => one.as_ref().to_owned(),
         many => format!("[{}]", many.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ")),
     }
-}
-
-fn objects(cache: &Cache, prefix: &str) -> Vec<Arc<Object>> {
-    cache.resource(prefix).map_or_else(Vec::new, |c| c.list(&Filter::default(), 0).objects)
-}
-
-fn build(cache: &Cache, made_of: [Revision; 4]) -> Index {
-    let mut rules: HashMap<String, Arc<[Rule]>> = HashMap::new();
-    for prefix in &PREFIXES[..2] {
-        for object in objects(cache, prefix) {
-            let read = object.value().ok().and_then(|o| serde_json::from_value::<Option<Vec<Rule>>>(o["rules"].clone()).ok());
-            // `namespace/name` for a role, `name` for a cluster role.
-            rules.insert(object.path().to_owned(), read.flatten().unwrap_or_default().into());
-        }
-    }
-    let mut index = Index { made_of, grants: HashMap::new() };
-    for prefix in &PREFIXES[2..] {
-        for object in objects(cache, prefix) {
-            let Ok(binding) = object.value() else { continue };
-            let namespace = Some(object.namespace().to_owned()).filter(|n| !n.is_empty());
-            let name = value::text(&binding, &["roleRef", "name"]);
-            let path = match (value::text(&binding, &["roleRef", "kind"]), &namespace) {
-                ("Role", Some(namespace)) => format!("{namespace}/{name}"),
-                _ => name.to_owned(),
-            };
-            let kind = value::text(&binding, &["roleRef", "kind"]);
-            let of = format!("of {kind} {name:?}");
-            let binding_name = value::text(&binding, &["metadata", "name"]);
-            let given = match &namespace {
-                Some(namespace) => format!("RoleBinding {:?} {of}", format!("{binding_name}/{namespace}")),
-                None => format!("ClusterRoleBinding {binding_name:?} {of}"),
-            };
-            let fault = || format!("{}.rbac.authorization.k8s.io {name:?} not found", kind.to_lowercase()).into();
-            let (rules, fault) = match rules.get(&path) {
-                Some(rules) => (Arc::clone(rules), None),
-                None => (Arc::default(), Some(fault())),
-            };
-            for one in value::items(&binding, &["subjects"]) {
-                let Some(subject) = subject(one, namespace.as_deref()) else { continue };
-                let why = format!("{given} to {}", shown(one, namespace.as_deref())).into();
-                let grant = Grant { namespace: namespace.clone(), rules: Arc::clone(&rules), why, fault: fault.clone() };
-                index.grants.entry(subject).or_default().push(grant);
-            }
-        }
-    }
-    index
 }
 
 /// A subject as reasons tell it.
@@ -222,6 +273,34 @@ mod tests {
     fn check(rule: &Value, attributes: Attributes<'_>, expected: bool) {
         let rule: Rule = serde_json::from_value(rule.clone()).expect("a rule");
         assert_eq!(rule.allows(&attributes), expected, "{rule:?} {attributes:?}");
+    }
+
+    #[test]
+    fn bindings_come_change_and_go() {
+        let key: Arc<str> = "/registry/rolebindings/n/b".into();
+        let binding = |role: &str, user: &str| {
+            let subjects = [serde_json::json!({"kind": "User", "name": user}), serde_json::json!({"kind": "ServiceAccount", "name": "a"})];
+            serde_json::json!({"metadata": {"name": "b"}, "roleRef": {"kind": "Role", "name": role}, "subjects": subjects})
+        };
+        let mut index = Index::default();
+        let check = |index: &Index, user: &str, namespace: &str, expected: &str| {
+            let get = Attributes { verb: "get", resource: "pods", namespace, ..Attributes::default() };
+            assert_eq!(index.decide(&User::new(user, ["x"]), &get).reason, expected, "{user} in {namespace:?}");
+        };
+        let (first, second) = (binding("r", "jane"), binding("s", "joe"));
+        index.bind(&key, "n", None, Some(&first));
+        check(&index, "jane", "n", "RBAC: role.rbac.authorization.k8s.io \"r\" not found");
+        index.define("n/r", Some(&serde_json::json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]})));
+        check(&index, "jane", "n", "RBAC: allowed by RoleBinding \"b/n\" of Role \"r\" to User \"jane\"");
+        check(&index, "system:serviceaccount:n:a", "n", "RBAC: allowed by RoleBinding \"b/n\" of Role \"r\" to ServiceAccount \"a/n\"");
+        check(&index, "jane", "m", "");
+        check(&index, "jane", "", "");
+        index.bind(&key, "n", Some(&first), Some(&second));
+        check(&index, "jane", "n", "");
+        check(&index, "joe", "n", "RBAC: role.rbac.authorization.k8s.io \"s\" not found");
+        index.bind(&key, "n", Some(&second), None);
+        index.define("n/r", None);
+        assert!(index.grants.is_empty() && index.roles.is_empty(), "nothing is left behind");
     }
 
     #[test]

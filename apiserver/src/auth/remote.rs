@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Attributes, Authenticated, Decision, User, Verdict, files};
 use crate::options::{Error, Options};
 use crate::subresources::user_info;
-use crate::webhook::{self, ClientConfig, Webhooks};
+use crate::webhook::{ClientConfig, Webhooks};
 
 /// How many answers are kept; upstream's figure.
 const KEPT: usize = 8_192;
@@ -22,8 +22,7 @@ const KEPT: usize = 8_192;
 const MAX_KEPT_TEXT: usize = 10_000;
 /// Upstream's time for an answer.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Upstream's tries and waits where a webhook can't be reached: each wait is half as long again.
-const TRIES: u32 = 5;
+/// How long a webhook that doesn't answer is left alone at first; upstream's figure.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 
 /// Answers by a digest of the question, each until its time.
@@ -58,20 +57,6 @@ fn digest(text: &str) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
-/// Asks, and again where nobody answers.
-async fn ask(webhooks: &Webhooks, config: &ClientConfig, body: &Value, timeout: Duration) -> Result<Value, webhook::Error> {
-    let mut wait = FIRST_WAIT;
-    for _ in 1..TRIES {
-        match webhooks.call(config, body, timeout).await {
-            Err(error @ webhook::Error::Unreachable { .. }) => tracing::debug!(%error, "asking again"),
-            answered => return answered,
-        }
-        tokio::time::sleep(wait).await;
-        wait = wait * 3 / 2;
-    }
-    webhooks.call(config, body, timeout).await
-}
-
 /// A webhook of `TokenReview`s.
 pub(super) struct TokenWebhook {
     config: ClientConfig,
@@ -101,7 +86,7 @@ impl TokenWebhook {
                     "apiVersion": format!("authentication.k8s.io/{}", self.version), "kind": "TokenReview",
                     "metadata": {"creationTimestamp": null}, "spec": {"token": token, "audiences": audiences}, "status": {"user": {}},
                 });
-                let review = ask(webhooks, &self.config, &body, TIMEOUT).await.map_err(|e| e.to_string())?;
+                let review = webhooks.ask(&self.config, &body, TIMEOUT, FIRST_WAIT).await.map_err(|e| e.to_string())?;
                 let answer = self.read(&review, audiences)?;
                 self.answers.keep(key, answer.clone(), self.ttl);
                 answer
@@ -177,6 +162,10 @@ impl AccessWebhook {
         if kind != "KubeConfigFile" {
             return Err(Error::new(flag, format!("connectionInfo.type {kind:?} is not supported")));
         }
+        let version = text(config, &["subjectAccessReviewVersion"]);
+        if !matches!(version, "v1" | "v1beta1") {
+            return Err(Error::new(flag, format!("subjectAccessReviewVersion {version:?} must be v1 or v1beta1")));
+        }
         let on_failure = match text(config, &["failurePolicy"]) {
             "NoOpinion" => Verdict::NoOpinion,
             "Deny" => Verdict::Deny,
@@ -184,7 +173,7 @@ impl AccessWebhook {
         };
         Ok(Self {
             config: files::kubeconfig(flag, text(config, &["connectionInfo", "kubeConfigFile"]).as_ref())?,
-            version: text(config, &["subjectAccessReviewVersion"]).to_owned(),
+            version: version.to_owned(),
             timeout: duration("timeout", 30)?,
             authorized_ttl: duration("authorizedTTL", 300)?,
             unauthorized_ttl: duration("unauthorizedTTL", 30)?,
@@ -218,7 +207,7 @@ impl AccessWebhook {
                     "apiVersion": format!("authorization.k8s.io/{version}"), "kind": "SubjectAccessReview",
                     "metadata": {"creationTimestamp": null}, "spec": sent, "status": {"allowed": false},
                 });
-                let review = match ask(webhooks, &self.config, &body, self.timeout).await {
+                let review = match webhooks.ask(&self.config, &body, self.timeout, FIRST_WAIT).await {
                     Ok(review) => review,
                     Err(error) => {
                         tracing::error!(%error, "failed to make webhook authorizer request");

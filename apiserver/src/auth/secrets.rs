@@ -78,12 +78,8 @@ pub(crate) async fn run(server: Arc<Server>) {
 async fn settle(server: &Arc<Server>, secret: &Value) -> Result<(), Status> {
     let (namespace, name) = (text(secret, &["metadata", "namespace"]), text(secret, &["metadata", "name"]));
     let account_name = text(secret, &["metadata", "annotations", NAME]);
-    let key = format!("{ACCOUNTS}{namespace}/{account_name}");
-    // Asked of the store: the cache may be behind an account that was made a moment ago.
-    let account = match server.store.get(&key).await? {
-        Some(entry) => Some(serde_json::from_slice::<Value>(&entry.value).map_err(Status::internal)?),
-        None => None,
-    };
+    // The cache may be behind an account that was made a moment ago: nobody is taken for gone without asking the store.
+    let account = super::tokens::find(server, "serviceaccounts", namespace, account_name).await?;
     let path = format!("/api/v1/namespaces/{namespace}/secrets/{name}");
     match plan(secret, account.as_ref(), &server.authority.pair.certificate) {
         Plan::Nothing => Ok(()),

@@ -9,7 +9,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use skiff_api::{clock, random, value};
+use skiff_api::{Status, clock, random, value};
 
 use super::pki::SigningKey;
 use super::{Authenticated, User};
@@ -20,6 +20,8 @@ pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// Who signs tokens that are kept in Secrets.
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
+/// The label by which upstream's cleaner takes a token out of use before it deletes it.
+const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
 /// For how long what is being deleted still counts, in seconds: upstream's leeway.
 const LEEWAY: i64 = 60;
 
@@ -271,27 +273,42 @@ async fn legacy(server: &Server, token: &str, claims: &Value, audiences: &[Strin
     if own.is_empty() {
         return Ok(None);
     }
-    let secret = find(server, "secrets", &claims.namespace, &claims.secret).await.ok_or("Token has been invalidated")?;
-    let kept = STANDARD.decode(value::text(&secret, &["data", "token"])).unwrap_or_default();
-    if kept != token.as_bytes() || !value::at(&secret, &["metadata", "deletionTimestamp"]).is_null() {
-        return Err("Token does not match server's copy".into());
-    }
+    let secret = find(server, "secrets", &claims.namespace, &claims.secret).await.map_err(|status| status.message)?;
+    counts(secret.as_ref(), &claims, token)?;
     live(server, "serviceaccounts", &claims.namespace, &Bound { name: claims.account, uid: claims.uid.clone() }).await?;
     Ok(Some(Authenticated { user: account(&claims.namespace, claims.sub, claims.uid), audiences: own }))
 }
 
-async fn find(server: &Server, resource: &str, namespace: &str, name: &str) -> Option<Value> {
+/// Whether the Secret that keeps the token still vouches for it.
+fn counts(secret: Option<&Value>, claims: &LegacyClaims, token: &str) -> Result<(), String> {
+    let there = |secret: &&Value| value::at(secret, &["metadata", "deletionTimestamp"]).is_null();
+    let secret = secret.filter(there).ok_or("Token has been invalidated")?;
+    if STANDARD.decode(value::text(secret, &["data", "token"])).unwrap_or_default() != token.as_bytes() {
+        return Err("Token does not match server's copy".into());
+    }
+    let LegacyClaims { namespace, secret: name, account, .. } = claims;
+    match value::text(secret, &["metadata", "labels", INVALID_SINCE]) {
+        "" => Ok(()),
+        _ => Err(format!(
+            "the token in secret {namespace}/{name} for service account {namespace}/{account} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
+        )),
+    }
+}
+
+/// An object as the cache shows it, or as the store has it where the cache doesn't know it (yet).
+pub(super) async fn find(server: &Server, resource: &str, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
     let prefix = format!("/registry/{resource}/");
     let key = if namespace.is_empty() { format!("{prefix}{name}") } else { format!("{prefix}{namespace}/{name}") };
-    match server.cache.resource(&prefix).and_then(|c| c.get(&key)).and_then(|o| o.value().ok()) {
-        Some(object) => Some(object),
-        None => serde_json::from_slice(&server.store.get(&key).await.ok()??.value).ok(),
+    if let Some(object) = server.cache.resource(&prefix).and_then(|c| c.get(&key)) {
+        return object.value().map(Some).map_err(Status::internal);
     }
+    server.store.get(&key).await?.map(|entry| serde_json::from_slice(&entry.value).map_err(Status::internal)).transpose()
 }
 
 /// Whether the object is there, is still the same one, and isn't about to go.
 async fn live(server: &Server, resource: &str, namespace: &str, bound: &Bound) -> Result<(), String> {
-    let object = find(server, resource, namespace, &bound.name).await.ok_or_else(|| format!("{resource} {:?} not found", bound.name))?;
+    let object = find(server, resource, namespace, &bound.name).await.map_err(|status| status.message)?;
+    let object = object.ok_or_else(|| format!("{resource} {:?} not found", bound.name))?;
     let uid = value::text(&object, &["metadata", "uid"]);
     if uid != bound.uid {
         return Err(format!("{} UID ({uid}) does not match claim ({})", if resource == "serviceaccounts" { "service account" } else { resource }, bound.uid));
@@ -334,6 +351,21 @@ mod tests {
             assert!(seen.get("0").is_some(), "what is used stays");
         }
         assert!(seen.young.len() + seen.old.len() <= 2 * SEEN_KEPT && seen.get("1").is_none(), "what isn't goes");
+    }
+
+    #[test]
+    fn whether_a_secret_vouches_for_its_token() {
+        let claims = LegacyClaims::new("n", "s", &Bound { name: "a".into(), uid: "u".into() });
+        let check = |secret: Option<Value>, expected: &str| {
+            let said = counts(secret.as_ref(), &claims, "t").err().unwrap_or_default();
+            assert!(said.starts_with(expected) && said.is_empty() == expected.is_empty(), "{said}");
+        };
+        let secret = |metadata: Value, token: &str| Some(json!({"metadata": metadata, "data": {"token": STANDARD.encode(token)}}));
+        check(secret(json!({}), "t"), "");
+        check(None, "Token has been invalidated");
+        check(secret(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), "t"), "Token has been invalidated");
+        check(secret(json!({}), "other"), "Token does not match server's copy");
+        check(secret(json!({"labels": {INVALID_SINCE: "2026-01-01"}}), "t"), "the token in secret n/s for service account n/a has been marked invalid");
     }
 
     #[test]

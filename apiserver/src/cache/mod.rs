@@ -7,7 +7,7 @@ mod object;
 mod resource;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -41,7 +41,7 @@ pub struct Cache {
 struct Resources {
     by_prefix: HashMap<Arc<str>, Arc<ResourceCache>>,
     /// What is stored under no resource's prefix: objects of custom resources whose definition hasn't come up yet.
-    unclaimed: BTreeMap<Arc<str>, Entry>,
+    unclaimed: Mutex<BTreeMap<Arc<str>, Entry>>,
 }
 
 /// The prefixes that a key may belong to, longest first: `/registry/a/b/` and `/registry/a/`.
@@ -52,6 +52,10 @@ fn prefixes(key: &str) -> impl Iterator<Item = &str> {
 impl Resources {
     fn of(&self, key: &str) -> Option<&Arc<ResourceCache>> {
         prefixes(key).find_map(|prefix| self.by_prefix.get(prefix))
+    }
+
+    fn unclaimed(&self) -> MutexGuard<'_, BTreeMap<Arc<str>, Entry>> {
+        self.unclaimed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -69,11 +73,11 @@ impl Cache {
     }
 
     fn fill(&self, entries: Vec<Entry>) {
-        let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
+        let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
         for entry in entries {
             match resources.of(&entry.key) {
                 Some(cache) => load(cache, entry),
-                None => drop(resources.unclaimed.insert(Arc::clone(&entry.key), entry)),
+                None => drop(resources.unclaimed().insert(Arc::clone(&entry.key), entry)),
             }
         }
     }
@@ -90,10 +94,12 @@ impl Cache {
             }
             None => {
                 let cache = Arc::new(ResourceCache::new(prefix, form, *self.applied.borrow()));
-                let claimed: Vec<_> = resources.unclaimed.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
-                for entry in claimed.iter().filter_map(|key| resources.unclaimed.remove(key)) {
+                let mut unclaimed = resources.unclaimed();
+                let claimed: Vec<_> = unclaimed.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
+                for entry in claimed.iter().filter_map(|key| unclaimed.remove(key)) {
                     load(&cache, entry);
                 }
+                drop(unclaimed);
                 cache
             }
         };
@@ -106,7 +112,7 @@ impl Cache {
         let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(cache) = resources.by_prefix.remove(prefix) {
             cache.close();
-            resources.unclaimed.extend(cache.entries().into_iter().map(|entry| (Arc::clone(&entry.key), entry)));
+            resources.unclaimed().extend(cache.entries().into_iter().map(|entry| (Arc::clone(&entry.key), entry)));
         }
     }
 
@@ -143,9 +149,9 @@ impl Cache {
     async fn reload(&self) -> Result<(), Error> {
         let page = self.store.list(ROOT, &skiff_store::prefix_end(ROOT), 0, None).await?;
         {
-            let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
+            let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
             let (claimed, unclaimed): (Vec<Entry>, Vec<Entry>) = page.entries.into_iter().partition(|entry| resources.of(&entry.key).is_some());
-            resources.unclaimed = unclaimed.into_iter().map(|entry| (Arc::clone(&entry.key), entry)).collect();
+            *resources.unclaimed() = unclaimed.into_iter().map(|entry| (Arc::clone(&entry.key), entry)).collect();
             let mut entries: HashMap<Arc<str>, Vec<Entry>> = HashMap::new();
             for entry in claimed {
                 let prefix = resources.of(&entry.key).map(|cache| cache.prefix().into());
@@ -170,22 +176,21 @@ impl Cache {
 
     fn apply(&self, batch: Vec<Event>) {
         let Some(newest) = batch.last().map(|event| event.revision) else { return };
-        {
-            let mut resources = self.resources.write().unwrap_or_else(PoisonError::into_inner);
-            for event in batch {
-                match (resources.of(&event.key), event.value) {
-                    (Some(cache), value) => cache.apply(Event { value, ..event }),
-                    (None, Some(value)) => {
-                        let Event { key, revision, created, .. } = event;
-                        let entry = Entry { key: Arc::clone(&key), value, created, modified: revision };
-                        resources.unclaimed.insert(key, entry);
-                    }
-                    (None, None) => drop(resources.unclaimed.remove(&event.key)),
+        // Shared, for readers must not wait while a large batch is read.
+        let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
+        for event in batch {
+            match (resources.of(&event.key), event.value) {
+                (Some(cache), value) => cache.apply(Event { value, ..event }),
+                (None, Some(value)) => {
+                    let Event { key, revision, created, .. } = event;
+                    let entry = Entry { key: Arc::clone(&key), value, created, modified: revision };
+                    resources.unclaimed().insert(key, entry);
                 }
+                (None, None) => drop(resources.unclaimed().remove(&event.key)),
             }
-            // Inside the lock, so that a resource added now begins at a revision that it is complete for.
-            self.applied.send_replace(newest);
         }
+        // Inside the lock, so that a resource added now begins at a revision that it is complete for.
+        self.applied.send_replace(newest);
     }
 
     /// The revision up to which the cache is complete.
@@ -284,6 +289,7 @@ mod tests {
         let pods = again.resource("/registry/pods/").expect("pods");
         assert!(pods.get("/registry/pods/ns/a").is_some());
         assert_eq!(pods.changes(before, 9).expect_err("what was in between is unknown"), TooOld { oldest: revision });
+        assert_eq!(*pods.subscribe().borrow(), revision, "whoever looks for news finds some");
     }
 
     #[tokio::test]

@@ -18,6 +18,8 @@ const WINDOW_AGE: Duration = Duration::from_secs(75);
 const WINDOW_MIN: usize = 512;
 /// How many changes the window never exceeds. A watch that is further behind is ended.
 const WINDOW_MAX: usize = 50_000;
+/// How many bytes of objects the window never exceeds: large ones that change often would fill the memory before they are old.
+const WINDOW_BYTES: usize = 64 << 20;
 
 /// A change of an object.
 #[derive(Clone, Debug)]
@@ -61,6 +63,8 @@ pub struct ResourceCache {
 struct State {
     objects: BTreeMap<Arc<str>, Arc<Object>>,
     window: VecDeque<Logged>,
+    /// How many bytes the objects in the window have that it brought.
+    bytes: usize,
     /// The revision after which the window knows every change.
     since: Revision,
     /// The revision of the newest change; `since` before there was one.
@@ -102,18 +106,19 @@ impl ResourceCache {
             let read = Object::new(Arc::clone(&object.key), object.revision, object.stored().clone(), self.prefix.len(), &form);
             read.map_or_else(|_| Arc::clone(object), Arc::new)
         };
-        let state = self.look(|state| State {
-            objects: state.objects.iter().map(|(key, object)| (Arc::clone(key), again(object))).collect(),
-            window: state
-                .window
-                .iter()
-                .map(|Logged { change, at }| {
-                    let (old, new) = (change.old.as_ref().map(again), change.new.as_ref().map(again));
-                    Logged { change: Change { revision: change.revision, old, new }, at: *at }
-                })
-                .collect(),
-            since: state.since,
-            newest: state.newest,
+        let state = self.look(|state| {
+            let logged = |Logged { change, at }: &Logged| {
+                let (old, new) = (change.old.as_ref().map(again), change.new.as_ref().map(again));
+                Logged { change: Change { revision: change.revision, old, new }, at: *at }
+            };
+            let window: VecDeque<Logged> = state.window.iter().map(logged).collect();
+            State {
+                objects: state.objects.iter().map(|(key, object)| (Arc::clone(key), again(object))).collect(),
+                bytes: window.iter().map(|logged| logged.change.bytes()).sum(),
+                window,
+                since: state.since,
+                newest: state.newest,
+            }
         });
         Self::with(&self.prefix, form, state)
     }
@@ -121,7 +126,7 @@ impl ResourceCache {
     /// Ends the watches once they have seen everything.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.ring();
+        self.bell.send_modify(|_| ());
     }
 
     /// Whether nothing more comes.
@@ -154,18 +159,13 @@ impl ResourceCache {
     pub(super) fn reset(&self, entries: Vec<Entry>, since: Revision) {
         let objects = entries.into_iter().filter_map(|entry| self.read_entry(entry)).map(|o| (Arc::clone(&o.key), Arc::new(o))).collect();
         self.write(|state| *state = State { objects, since, newest: since, ..State::default() });
-        self.ring();
+        self.bell.send_replace(since);
     }
 
     /// Reads what the store has of an object; what can't be read is said in the log.
     pub(super) fn read_entry(&self, entry: Entry) -> Option<Object> {
         let key = Arc::clone(&entry.key);
         self.read(entry.key, entry.modified, entry.value).inspect_err(|error| tracing::error!(%key, %error, "stored object is unreadable")).ok()
-    }
-
-    /// Wakes the watches.
-    pub(super) fn ring(&self) {
-        self.bell.send_modify(|_| ());
     }
 
     /// Takes in a change. An object that can't be read is treated as gone, and said in the log.
@@ -185,8 +185,7 @@ impl ResourceCache {
                 None => state.objects.remove(&key),
             };
             if old.is_some() || new.is_some() {
-                state.window.push_back(Logged { change: Change { revision, old, new }, at: clock::now() });
-                state.trim();
+                state.log(Change { revision, old, new });
             }
         });
         self.bell.send_replace(revision);
@@ -276,15 +275,25 @@ impl ResourceCache {
     }
 }
 
+impl Change {
+    /// The bytes of the object that it brought.
+    fn bytes(&self) -> usize {
+        self.new.as_ref().map_or(0, |object| object.bytes.len())
+    }
+}
+
 impl State {
-    /// Forgets what is old, once there is enough that is not.
-    fn trim(&mut self) {
+    /// Takes a change into the window, and forgets what is old once there is enough that is not, or too much of all.
+    fn log(&mut self, change: Change) {
+        self.bytes += change.bytes();
+        self.window.push_back(Logged { change, at: clock::now() });
         let horizon = clock::now() - WINDOW_AGE;
-        while self.window.len() > WINDOW_MIN
+        while self.window.len() > 1
             && let Some(oldest) = self.window.front()
-            && (oldest.at < horizon || self.window.len() > WINDOW_MAX)
+            && (self.bytes > WINDOW_BYTES || self.window.len() > WINDOW_MAX || (self.window.len() > WINDOW_MIN && oldest.at < horizon))
         {
             self.since = oldest.change.revision;
+            self.bytes -= oldest.change.bytes();
             self.window.pop_front();
         }
     }
@@ -299,5 +308,29 @@ impl Filter {
             (namespace, Some(name)) => format!("{namespace}/{name}"),
             (namespace, None) => format!("{namespace}/"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_window_is_bounded() {
+        let fill = |count: u64, size: usize| {
+            let cache = ResourceCache::new("/registry/configmaps/", Form::default(), 0);
+            let value = bytes::Bytes::from(format!(r#"{{"metadata":{{"name":"a"}},"data":"{}"}}"#, "x".repeat(size)));
+            for revision in 1..=count {
+                let key: Arc<str> = format!("/registry/configmaps/n/{revision}").into();
+                cache.apply(Event { key, revision, value: Some(value.clone()), created: revision });
+            }
+            cache
+        };
+        let small = fill(WINDOW_MIN as u64 + 10, 10);
+        assert_eq!(small.changes(0, usize::MAX).map(|changes| changes.len()), Ok(WINDOW_MIN + 10), "what is young stays");
+        let large = fill(80, 1 << 20);
+        let oldest = large.changes(0, 1).expect_err("it would be too much").oldest;
+        let kept = large.changes(oldest, usize::MAX).expect("the rest").len() as u64;
+        assert!((60..=64).contains(&kept) && oldest + kept == 80, "{kept} after {oldest}");
     }
 }

@@ -7,7 +7,7 @@ use futures::{StreamExt, stream};
 use http::{HeaderMap, Method};
 use serde_json::Value;
 use skiff_api::Status;
-use skiff_api::resource::Resource;
+use skiff_api::resource::{Resource, is_built_in};
 use skiff_api::value::{at, items, object_mut, text};
 
 use super::{FINALIZER, GROUP, plan, write};
@@ -62,13 +62,12 @@ async fn attempt(server: &Arc<Server>, name: &str) -> Result<(), Status> {
     let Some(definition) = waiting(server, name).await? else { return Ok(()) };
     tell(server, name, "True", "InstanceDeletionInProgress", "CustomResource deletion is in progress").await?;
     let (group, plural) = (text(&definition, &["spec", "group"]), text(&definition, &["spec", "names", "plural"]));
-    let built_in = skiff_api::resource::catalogue().iter().any(|r| r.group == group && r.plural == plural);
     let served = server.registry.now();
     // In the version that they are stored in, so that nothing has to be converted.
     let mut versions = served.ordered.iter().filter(|r| r.custom().is_some() && r.group == group && r.plural == plural);
     let made = versions.clone().find(|r| r.stored_as == r.api_version()).or_else(|| versions.next()).cloned();
     let (reason, message) = match made {
-        _ if built_in => ("OverlappingBuiltInResource", "instances overlap with built-in resources in storage"),
+        _ if is_built_in(group, plural) => ("OverlappingBuiltInResource", "instances overlap with built-in resources in storage"),
         Some(resource) if plan::is(&definition, "Established") => {
             if let Err((reason, why)) = delete_all(server, &resource).await {
                 tell(server, name, "True", reason, &why).await?;

@@ -131,7 +131,7 @@ impl Controller {
             let renew = made.is_empty() || !same_names;
             let accepted = at(&definition, &["status", "acceptedNames"]);
             made = skiff_api::custom::resources(&definition, accepted, terminating).into_iter().map(Arc::new).collect();
-            if renew && let Some(first) = made.iter().find(|r| !built_in(r)) {
+            if renew && let Some(first) = made.iter().find(|r| !resource::is_built_in(&r.group, &r.plural)) {
                 self.server.cache.put(&first.storage_prefix, form(&made));
             }
         }
@@ -143,7 +143,7 @@ impl Controller {
 
     /// Ends keeping the objects of resources that are no more.
     fn give_up(&self, resources: &[Arc<Resource>]) {
-        if let Some(first) = resources.iter().find(|r| !built_in(r)) {
+        if let Some(first) = resources.iter().find(|r| !resource::is_built_in(&r.group, &r.plural)) {
             self.server.cache.remove(&first.storage_prefix);
         }
     }
@@ -176,11 +176,6 @@ impl Controller {
             }
         }
     }
-}
-
-/// Whether a built-in resource stands where this one would.
-fn built_in(resource: &Resource) -> bool {
-    resource::catalogue().iter().any(|b| b.group == resource.group && b.plural == resource.plural)
 }
 
 /// How stored objects of the resources, versions of one kind, are read.

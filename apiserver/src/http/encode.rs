@@ -7,7 +7,7 @@ use futures::stream;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use skiff_api::resource::Resource;
-use skiff_api::{Status, clock, print, protobuf, value};
+use skiff_api::{Status, cbor, clock, print, protobuf, value};
 use skiff_store::Revision;
 
 use super::body::{Body, Reply, full, reply, stream as streamed};
@@ -170,6 +170,9 @@ impl Encoder<'_> {
             protobuf::event(kind, &self.body(shown)?, out);
             return Ok(());
         }
+        if self.shape.format == Format::Cbor {
+            return cbor::event(kind, &self.one(shown, columns)?, out).map_err(Status::internal);
+        }
         let made = match shown {
             Shown::Stored(object) if self.splices(object) => None,
             _ => Some(self.one(shown, columns)?),
@@ -315,22 +318,25 @@ fn members<const N: usize>(members: [(&str, Value); N]) -> Value {
     Value::Object(members.into_iter().map(|(key, value)| (key.to_owned(), value)).collect())
 }
 
-/// A value as an answer. What has no message in protobuf goes out as JSON, and says so.
+/// A value as an answer. What the form has no way to say (few kinds that are only made have a message in protobuf) goes out as
+/// JSON, and says so.
 pub fn answer(code: u16, value: &impl Serialize, shape: Shape, pretty: bool) -> Reply {
     let json = || match pretty {
         true => serde_json::to_string_pretty(value).map(|text| text + "\n"),
         false => serde_json::to_string(value),
     };
     let json = || json().unwrap_or_else(|e| Value::from(e.to_string()).to_string());
-    let (written, shape): (Bytes, Shape) = match shape.format {
-        Format::Json => (json().into(), shape),
-        Format::Yaml => (serde_saphyr::to_string(value).unwrap_or_else(|e| format!("# {e}\n{}\n", json())).into(), shape),
-        Format::Protobuf => match serde_json::to_value(value).map_err(|e| e.to_string()).and_then(|value| protobuf::encode(&value).map_err(|e| e.to_string())) {
-            Ok(body) => (body.into(), shape),
-            Err(_) => (json().into(), Shape::JSON),
-        },
+    let value_of = || serde_json::to_value(value).ok();
+    let body: Option<Bytes> = match shape.format {
+        Format::Json => None,
+        Format::Yaml => serde_saphyr::to_string(value).ok().map(Bytes::from),
+        Format::Protobuf => value_of().and_then(|value| protobuf::encode(&value).ok()).map(Bytes::from),
+        Format::Cbor => value_of().and_then(|value| cbor::encode(&value).ok()).map(Bytes::from),
     };
-    self::written(code, written, shape)
+    match body {
+        Some(body) => written(code, body, shape),
+        None => written(code, json().into(), Shape::JSON),
+    }
 }
 
 /// Bytes as an answer, which may be compressed.
@@ -349,11 +355,14 @@ fn size_of(items: &[Arc<Object>]) -> usize {
 /// A refusal as the last frame of a watch.
 pub fn error_frame(status: &Status, format: Format) -> Bytes {
     let status = status.to_value();
+    let mut out = Vec::new();
     if format == Format::Protobuf
         && let Ok(body) = protobuf::encode(&status)
     {
-        let mut out = Vec::new();
         protobuf::event("ERROR", &body, &mut out);
+        return out.into();
+    }
+    if format == Format::Cbor && cbor::event("ERROR", &status, &mut out).is_ok() {
         return out.into();
     }
     format!("{}\n", json!({"type": "ERROR", "object": status})).into()

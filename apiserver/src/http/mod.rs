@@ -8,4 +8,5 @@ pub(crate) mod limits;
 pub mod negotiate;
 pub mod query;
 pub mod serve;
+pub(crate) mod turns;
 pub mod yaml;

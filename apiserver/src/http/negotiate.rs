@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use http::HeaderMap;
 use http::header::{ACCEPT, USER_AGENT};
-use skiff_api::Status;
+use skiff_api::{Status, cbor};
 
 /// How bytes are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Format {
     Yaml,
     /// `application/vnd.kubernetes.protobuf`
     Protobuf,
+    /// `application/cbor`
+    Cbor,
 }
 
 /// What a path can answer with.
@@ -62,6 +64,7 @@ impl Shape {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
             Format::Protobuf => skiff_api::protobuf::MEDIA_TYPE,
+            Format::Cbor => cbor::MEDIA_TYPE,
         }
     }
 
@@ -69,7 +72,8 @@ impl Shape {
     pub fn stream_type(self) -> &'static str {
         match self.format {
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
-            _ => "application/json",
+            Format::Cbor => cbor::SEQUENCE,
+            Format::Json | Format::Yaml => "application/json",
         }
     }
 
@@ -78,8 +82,7 @@ impl Shape {
         Self { transform: Transform::None, ..self }
     }
 
-    /// Reads the header: the best-liked media type that can be written; 406 when there is none. CBOR is refused like any
-    /// unknown type: upstream has it behind a feature gate that is off.
+    /// Reads the header: the best-liked media type that can be written; 406 when there is none.
     pub fn negotiate(headers: &HeaderMap, offer: Offer) -> Result<Self, Status> {
         let accept: Vec<&str> = headers.get_all(ACCEPT).iter().filter_map(|v| v.to_str().ok()).collect();
         let accept = accept.join(",");
@@ -105,7 +108,7 @@ impl Shape {
     }
 }
 
-/// What can be written.
+/// What can be written, as refusals tell it: upstream has CBOR behind a feature gate, and doesn't mention it.
 const REPRESENTATIONS: &str = "application/json, application/yaml, application/vnd.kubernetes.protobuf";
 /// What watches can be written as.
 const STREAMS: &str = "application/json;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
@@ -144,6 +147,7 @@ fn shape(clause: &str, offer: Offer) -> Option<Shape> {
         "application/json" | "*/*" | "application/*" => Format::Json,
         "application/yaml" if !offer.watch => Format::Yaml,
         skiff_api::protobuf::MEDIA_TYPE => Format::Protobuf,
+        cbor::MEDIA_TYPE => Format::Cbor,
         _ => return None,
     };
     let (mut kind, mut group, mut version) = ("", "", "");
@@ -159,8 +163,8 @@ fn shape(clause: &str, offer: Offer) -> Option<Shape> {
     let transform = match kind {
         "" if format == Format::Protobuf && offer.custom => return None,
         "" => return Some(Shape { format, transform: Transform::None, beta: false }),
-        // Upstream's tables have no message.
-        "Table" if format != Format::Protobuf && !offer.answers => Transform::Table,
+        // Upstream's tables have no message, and are for people.
+        "Table" if !matches!(format, Format::Protobuf | Format::Cbor) && !offer.answers => Transform::Table,
         "PartialObjectMetadata" | "PartialObjectMetadataList" => Transform::Metadata,
         _ => return None,
     };
@@ -194,8 +198,10 @@ mod tests {
         check("application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", Ok((Format::Protobuf, Transform::Metadata)));
         check("application/json;q=0.5, application/yaml", Ok((Format::Yaml, Transform::None)));
         check("application/yaml;stream=watch", Err(406));
-        check("application/cbor", Err(406));
-        check("application/cbor, application/json", Ok((Format::Json, Transform::None)));
+        check("application/cbor, application/json", Ok((Format::Cbor, Transform::None)));
+        check("application/cbor-seq", Err(406));
+        check("application/cbor;as=Table;v=v1;g=meta.k8s.io", Err(406));
+        check("application/cbor;as=PartialObjectMetadata;v=v1;g=meta.k8s.io", Ok((Format::Cbor, Transform::Metadata)));
         check("text/html", Err(406));
     }
 
@@ -207,6 +213,7 @@ mod tests {
         check(&format!("{PROTOBUF};as=PartialObjectMetadata;v=v1;g=meta.k8s.io"), custom, Ok((Format::Protobuf, Transform::Metadata)));
         let watch = Offer { watch: true, streams: true, ..Offer::default() };
         check("application/yaml", watch, Err(406));
+        check("application/cbor", watch, Ok((Format::Cbor, Transform::None)));
         check("application/yaml, application/json;stream=watch", watch, Ok((Format::Json, Transform::None)));
         check(&format!("{PROTOBUF};stream=watch"), watch, Ok((Format::Protobuf, Transform::None)));
     }

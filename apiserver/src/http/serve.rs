@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::turns::{Lines, Place};
 use crate::audit;
 use crate::auth::pki::Pair;
 use crate::auth::{FromProxy, Peer};
@@ -81,8 +82,18 @@ pub fn tls(pair: &Pair, authority_pem: &str) -> Result<Arc<rustls::ServerConfig>
 /// Serves connections until `stop`, then gives those that are open a moment to end.
 pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::ServerConfig>, stop: CancellationToken) {
     let acceptor = TlsAcceptor::from(tls);
+    let serve = |stream, address, line, stop| connection(Arc::clone(&server), stream, address, acceptor.clone(), line, stop);
+    accept(listener, MAX_CONNECTIONS, stop, serve).await;
+}
+
+/// Accepts connections and has them served, so many at a time.
+async fn accept<F>(listener: TcpListener, most: usize, stop: CancellationToken, serve: impl Fn(TcpStream, SocketAddr, Place, CancellationToken) -> F)
+where
+    F: Future<Output = Result<(), Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+{
     let connections = TaskTracker::new();
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let places = Arc::new(Semaphore::new(most));
+    let lines = Lines::new();
     let next = async || {
         // Never closed.
         let place = Arc::clone(&places).acquire_owned().await.ok();
@@ -98,10 +109,11 @@ pub async fn serve(server: Arc<Server>, listener: TcpListener, tls: Arc<rustls::
                 continue;
             }
         };
-        let (server, acceptor, stop) = (Arc::clone(&server), acceptor.clone(), stop.clone());
-        connections.spawn(async move {
-            let _place = place;
-            if let Err(error) = connection(server, stream, address, acceptor, stop).await {
+        let (line, open) = (Place::new(&lines), connections.token());
+        let connection = serve(stream, address, line.clone(), stop.clone());
+        line.spawn(async move {
+            let _open = (place, open);
+            if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
             }
         });
@@ -115,15 +127,18 @@ async fn connection(
     stream: TcpStream,
     address: SocketAddr,
     acceptor: TlsAcceptor,
+    line: Place,
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
     let stream = Stalling { stream, deadline: None };
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let peer = Arc::new(stream.get_ref().1.peer_certificates().and_then(|chain| server.access.peer(chain)));
+    let executor = line.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         let (server, peer) = (Arc::clone(&server), Arc::clone(&peer));
         request.extensions_mut().insert(audit::Source(address.ip()));
+        request.extensions_mut().insert(line.clone());
         let user = match peer.as_ref() {
             Some(Peer::User(user)) => Some(user.clone()),
             Some(Peer::Proxy) => request.extensions_mut().insert(FromProxy).and(None),
@@ -131,7 +146,7 @@ async fn connection(
         };
         async move { Ok::<_, Infallible>(server.handle(request, user).await) }
     });
-    let mut builder = Builder::new(TokioExecutor::new());
+    let mut builder = Builder::new(executor);
     builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
     builder
         .http2()
@@ -194,5 +209,57 @@ impl AsyncWrite for Stalling {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_read_is_cut_off() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let (client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let mut stream = Stalling { stream: accepted.expect("a connection").0, deadline: None };
+        let began = Instant::now();
+        let error = loop {
+            if let Err(error) = stream.write_all(&[0; 1 << 16]).await {
+                break error;
+            }
+        };
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(began.elapsed() >= WRITE_STALL, "{:?}", began.elapsed());
+        drop(client);
+    }
+
+    #[tokio::test]
+    async fn so_many_are_served_at_a_time() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let stop = CancellationToken::new();
+        let _guard = stop.clone().drop_guard();
+        // Greets, and stays as long as its client does.
+        let greet = |mut stream: TcpStream, _, _, _| async move {
+            stream.write_all(b"x").await?;
+            stream.read_u8().await.map(drop).or(Ok(()))
+        };
+        tokio::spawn(accept(listener, 2, stop, greet));
+        let mut clients = Vec::new();
+        for _ in 0..3 {
+            clients.push(TcpStream::connect(address).await.expect("a connection"));
+        }
+        for client in &mut clients[..2] {
+            assert_eq!(client.read_u8().await.expect("a greeting"), b'x');
+        }
+        let mut third = clients.pop().expect("the third");
+        assert!(tokio::time::timeout(Duration::from_millis(50), third.read_u8()).await.is_err(), "there is no place for it");
+        clients.pop();
+        assert_eq!(third.read_u8().await.expect("a greeting"), b'x');
     }
 }

@@ -47,14 +47,14 @@ pub(crate) async fn serve(server: &Arc<Server>, info: &RequestInfo, query: &Quer
         "/version" => json(version(server)),
         "/metrics" => Ok(metrics::text(server).await),
         "/metrics/slis" => Ok(metrics::slis(server).await),
-        "/openapi/v2" | "/openapi/v3" => openapi::serve(server, path, headers),
+        "/openapi/v2" | "/openapi/v3" => openapi::serve(server, path, headers).await,
         "/.well-known/openid-configuration" => json(json!({
             "issuer": ISSUER, "jwks_uri": format!("{ISSUER}/openid/v1/jwks"), "response_types_supported": ["id_token"],
             "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"],
         })),
         "/openid/v1/jwks" => Ok(reply(200, "application/jwk-set+json", full(server.tokens.key_set().to_string()))),
         "/" => json(json!({"paths": paths(server)})),
-        path if path.starts_with("/openapi/v3/") => openapi::serve(server, path, headers),
+        path if path.starts_with("/openapi/v3/") => openapi::serve(server, path, headers).await,
         path => match path.split_once("z/").filter(|(kind, _)| matches!(*kind, "/health" | "/live" | "/ready")) {
             Some((kind, check)) => Ok(health::one(server, &format!("{kind}z"), check).await),
             None => Ok(no_such_path()),

@@ -43,14 +43,8 @@ impl Strategy for Custom {
     }
 
     fn prepare_update(&self, call: &Call, new: &mut Value, old: &Value) {
-        // Through its status, nothing of a custom resource's metadata is written.
         if call.info.subresource == "status" {
-            let fields = value::remove(new, &["metadata", "managedFields"]);
-            new["metadata"] = old["metadata"].clone();
-            let metadata = value::object_mut(new, &["metadata"]);
-            metadata.remove("resourceVersion");
-            metadata.remove("managedFields");
-            metadata.extend(fields.map(|fields| ("managedFields".to_owned(), fields)));
+            keep_metadata(new, old);
         }
     }
 
@@ -72,14 +66,26 @@ impl Strategy for Custom {
     }
 }
 
+/// Nothing of the metadata is written by those who write this part of the object.
+fn keep_metadata(new: &mut Value, old: &Value) {
+    let fields = value::remove(new, &["metadata", "managedFields"]);
+    new["metadata"] = old["metadata"].clone();
+    let metadata = value::object_mut(new, &["metadata"]);
+    metadata.remove("resourceVersion");
+    metadata.remove("managedFields");
+    metadata.extend(fields.map(|fields| ("managedFields".to_owned(), fields)));
+}
+
 /// What many kinds differ in, as data.
 struct Facts {
     /// What a new object's status is.
     status: Option<fn() -> Value>,
     /// What else is made of a new object, or (with the old one) of a new version of it.
     prepare: fn(&mut Value, Option<&Value>),
+    /// Whether new objects are of generation 1.
     generation: bool,
-    annotations: bool,
+    /// See [`Strategy::counted`].
+    counted: Option<&'static [&'static str]>,
     requires_version: bool,
     creates_on_update: bool,
     /// Whether admission and authorization go by these objects.
@@ -95,7 +101,7 @@ const PLAIN: Facts = Facts {
     status: None,
     prepare: |_, _| (),
     generation: false,
-    annotations: false,
+    counted: None,
     requires_version: false,
     creates_on_update: false,
     at_once: false,
@@ -103,10 +109,10 @@ const PLAIN: Facts = Facts {
     shown: false,
     labels_stay: false,
 };
-const COUNTED: Facts = Facts { generation: true, ..PLAIN };
+const COUNTED: Facts = Facts { generation: true, counted: Some(&[]), ..PLAIN };
 /// Updates must name the version that they replace.
 const NAMED: Facts = Facts { requires_version: true, ..PLAIN };
-const STRICT: Facts = Facts { generation: true, requires_version: true, ..PLAIN };
+const STRICT: Facts = Facts { requires_version: true, ..COUNTED };
 const SHOWN: Facts = Facts { shown: true, ..PLAIN };
 const UPSERT: Facts = Facts { creates_on_update: true, ..PLAIN };
 const HEEDED: Facts = Facts { at_once: true, ..UPSERT };
@@ -146,9 +152,9 @@ fn local_at_once(service: &mut Value, old: Option<&Value>) {
 /// A daemon set counts its templates in an annotation, as it did before there were controller revisions.
 fn template_generation(set: &mut Value, old: Option<&Value>) {
     const ANNOTATION: &str = "deprecated.daemonset.template.generation";
-    let before = old.and_then(|old| value::text(old, &["metadata", "annotations", ANNOTATION]).parse::<i64>().ok()).unwrap_or(0);
-    let changed = old.is_none_or(|old| value::at(old, &["spec", "template"]) != value::at(set, &["spec", "template"]));
-    let generation = (before + i64::from(changed)).max(1);
+    let before = value::text(old.unwrap_or(set), &["metadata", "annotations", ANNOTATION]).parse::<i64>().unwrap_or(0);
+    let changed = old.is_some_and(|old| value::at(old, &["spec", "template"]) != value::at(set, &["spec", "template"]));
+    let generation = before.saturating_add(changed.into()).max(1);
     value::object_mut(set, &["metadata", "annotations"]).insert(ANNOTATION.into(), generation.to_string().into());
 }
 
@@ -211,13 +217,13 @@ const FACTS: &[(&str, &str, Facts)] = &[
         prepare: template_generation,
         ..COUNTED
     }),
-    ("apps", "Deployment", Facts { status: Some(empty), annotations: true, labels_stay: true, ..COUNTED }),
+    ("apps", "Deployment", Facts { status: Some(empty), counted: Some(&["annotations"]), labels_stay: true, ..COUNTED }),
     ("apps", "ReplicaSet", Facts { status: Some(no_replicas), ..COUNTED }),
     ("apps", "StatefulSet", Facts { status: Some(|| json!({"replicas": 0, "availableReplicas": 0})), ..COUNTED }),
     ("autoscaling", "HorizontalPodAutoscaler", Facts { prepare: no_metrics_yet, ..PLAIN }),
     ("batch", "CronJob", Facts { status: Some(empty), ..COUNTED }),
     ("coordination.k8s.io", "Lease", Facts { requires_version: true, ..UPSERT }),
-    ("discovery.k8s.io", "EndpointSlice", COUNTED),
+    ("discovery.k8s.io", "EndpointSlice", Facts { counted: Some(&["labels"]), ..COUNTED }),
     ("events.k8s.io", "Event", UPSERT),
     ("flowcontrol.apiserver.k8s.io", "FlowSchema", Facts { status: Some(empty), ..COUNTED }),
     ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", Facts { status: Some(empty), ..COUNTED }),
@@ -238,8 +244,8 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("resource.k8s.io", "ResourceClaimTemplate", SHOWN),
     ("resource.k8s.io", "ResourceSlice", Facts { shown: true, ..COUNTED }),
     ("resource.k8s.io", "DeviceClass", Facts { shown: true, ..COUNTED }),
-    ("scheduling.k8s.io", "PriorityClass", COUNTED),
-    ("storage.k8s.io", "CSIDriver", Facts { shown: true, ..NAMED }),
+    ("scheduling.k8s.io", "PriorityClass", Facts { counted: None, ..COUNTED }),
+    ("storage.k8s.io", "CSIDriver", Facts { shown: true, counted: Some(&[]), ..NAMED }),
     ("storage.k8s.io", "CSINode", Facts { shown: true, ..NAMED }),
     ("storage.k8s.io", "CSIStorageCapacity", NAMED),
     ("storage.k8s.io", "StorageClass", SHOWN),
@@ -270,8 +276,8 @@ impl Strategy for Factual {
         self.0.generation
     }
 
-    fn generation_counts_annotations(&self) -> bool {
-        self.0.annotations
+    fn counted(&self) -> Option<&'static [&'static str]> {
+        self.0.counted
     }
 
     fn requires_version(&self) -> bool {
@@ -422,6 +428,9 @@ impl Strategy for Pods {
     }
 
     fn prepare_update(&self, call: &Call, new: &mut Value, old: &Value) {
+        if matches!(call.info.subresource.as_str(), "ephemeralcontainers" | "resize") {
+            keep_metadata(new, old);
+        }
         if call.info.subresource == "status" && value::text(new, &["status", "qosClass"]).is_empty() {
             new["status"]["qosClass"] = value::at(old, &["status", "qosClass"]).clone();
         }
@@ -538,6 +547,10 @@ impl Strategy for Definitions {
     }
 }
 
+fn conditions_mut(object: &mut Value) -> impl Iterator<Item = &mut Value> {
+    object.pointer_mut("/status/conditions").and_then(Value::as_array_mut).into_iter().flatten().filter(|c| c.is_object())
+}
+
 /// Signing requests say who asks.
 struct SigningRequests;
 
@@ -560,14 +573,35 @@ impl Strategy for SigningRequests {
         }
     }
 
-    fn prepare_update(&self, _call: &Call, new: &mut Value, old: &Value) {
+    fn prepare_update(&self, call: &Call, new: &mut Value, old: &Value) {
         new["spec"] = old["spec"].clone();
+        let before = value::items(old, &["status", "conditions"]);
+        // Approval is given elsewhere than the rest of the status.
+        if call.info.subresource == "status" {
+            for kind in ["Approved", "Denied"] {
+                let kept = before.iter().filter(|c| c["type"] == kind);
+                let mut now: Vec<_> = conditions_mut(new).filter(|c| c["type"] == kind).collect();
+                if now.len() == kept.clone().count() {
+                    now.iter_mut().zip(kept).for_each(|(condition, kept)| (*condition).clone_from(kept));
+                }
+            }
+        }
+        for condition in conditions_mut(new) {
+            let same = before.iter().find(|c| c["type"] == condition["type"] && c["status"] == condition["status"] && !c["lastTransitionTime"].is_null());
+            let times = [("lastUpdateTime", None), ("lastTransitionTime", same.map(|c| c["lastTransitionTime"].clone()))];
+            for (key, kept) in times {
+                if condition[key].is_null() {
+                    condition[key] = kept.unwrap_or_else(|| now_text().into());
+                }
+            }
+        }
     }
 
     fn reset_fields(&self, subresource: &str) -> Vec<&'static [&'static str]> {
         match subresource {
             "" => vec![&["spec"], &["status"]],
-            _ => vec![&["spec"]],
+            "approval" => vec![&["spec"], &["status", "certificate"]],
+            _ => vec![&["spec"], &["status", "conditions"]],
         }
     }
 }

@@ -32,14 +32,15 @@ pub(crate) enum Orphaning {
 /// What is special about a kind. Every method's default is the plain kind's.
 #[async_trait]
 pub(crate) trait Strategy: Send + Sync {
-    /// Whether `metadata.generation` counts changes.
+    /// Whether new objects are of generation 1.
     fn has_generation(&self) -> bool {
         false
     }
 
-    /// Whether changed annotations count too.
-    fn generation_counts_annotations(&self) -> bool {
-        false
+    /// The members of `metadata` whose changes `metadata.generation` counts besides those of all else; `None` when it
+    /// counts none.
+    fn counted(&self) -> Option<&'static [&'static str]> {
+        self.has_generation().then_some(&[])
     }
 
     /// Whether an update must name the version that it replaces.

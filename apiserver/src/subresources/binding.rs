@@ -56,11 +56,12 @@ fn check_target(binding: &Value) -> Result<(), Status> {
 }
 
 fn assign(pod: &mut Value, binding: &Value, node: &str, name: &str) -> Result<(), Status> {
-    let uid = value::text(binding, &["metadata", "uid"]);
-    let actual = value::text(pod, &["metadata", "uid"]);
-    if !uid.is_empty() && uid != actual {
-        let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {actual}");
-        return Err(Status::conflict(BINDING, name, why));
+    for (what, field) in [("UID", "uid"), ("ResourceVersion", "resourceVersion")] {
+        let (wanted, actual) = (value::text(binding, &["metadata", field]), value::text(pod, &["metadata", field]));
+        if !wanted.is_empty() && wanted != actual {
+            let why = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {actual}");
+            return Err(Status::conflict(BINDING, name, why));
+        }
     }
     if !value::at(pod, &["metadata", "deletionTimestamp"]).is_null() {
         return Err(Status::conflict(BINDING, name, format!("pod {name} is being deleted, cannot be assigned to a host")));
@@ -73,9 +74,13 @@ fn assign(pod: &mut Value, binding: &Value, node: &str, name: &str) -> Result<()
         return Err(Status::conflict(BINDING, name, format!("pod {name} has non-empty .spec.schedulingGates")));
     }
     pod["spec"]["nodeName"] = node.into();
-    for (key, text) in value::at(binding, &["metadata", "annotations"]).as_object().into_iter().flatten() {
-        value::object_mut(pod, &["metadata", "annotations"]).insert(key.clone(), text.clone());
+    for part in ["annotations", "labels"] {
+        for (key, text) in value::at(binding, &["metadata", part]).as_object().into_iter().flatten() {
+            value::object_mut(pod, &["metadata", part]).insert(key.clone(), text.clone());
+        }
     }
+    // What was a hope is known now.
+    value::remove(pod, &["status", "nominatedNodeName"]);
     let generation = value::at(pod, &["metadata", "generation"]).as_i64();
     let condition = json!({
         "type": "PodScheduled", "status": "True", "observedGeneration": generation, "lastProbeTime": null, "lastTransitionTime": now_text(),
@@ -104,6 +109,13 @@ mod tests {
         check(json!({"spec": {}}), to_n1.clone(), Ok("n1"));
         let taken = "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n0\"";
         check(json!({"spec": {"nodeName": "n0"}}), to_n1, Err(taken));
+        let at_2 = json!({"metadata": {"resourceVersion": "2"}, "target": {"kind": "Node", "name": "n1"}});
+        let other = "Operation cannot be fulfilled on pods/binding \"p\": Precondition failed: ResourceVersion in precondition: 2, ResourceVersion in object meta: 3";
+        check(json!({"metadata": {"resourceVersion": "3"}, "spec": {}}), at_2.clone(), Err(other));
+        check(json!({"metadata": {"resourceVersion": "2"}, "spec": {}}), at_2, Ok("n1"));
+        let mut pod = json!({"metadata": {"labels": {"zone": "old"}}, "spec": {}, "status": {"nominatedNodeName": "n1"}});
+        assign(&mut pod, &json!({"metadata": {"labels": {"zone": "a"}, "annotations": {"x": "y"}}}), "n1", "p").expect("bound");
+        assert_eq!((&pod["metadata"], &pod["status"]["nominatedNodeName"]), (&json!({"labels": {"zone": "a"}, "annotations": {"x": "y"}}), &Value::Null));
         let bad = "[target.kind: Unsupported value: \"Pod\": supported values: \"Node\", \"<empty>\", target.name: Required value]";
         check(json!({"spec": {}}), json!({"target": {"kind": "Pod"}}), Err(bad));
     }

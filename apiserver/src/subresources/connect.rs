@@ -1,6 +1,8 @@
 //! Requests that are carried on to where the pod runs: logs, exec, attach, port-forward to its kubelet; proxies to the
 //! pod, the service or the node itself. Upgraded connections are passed through byte by byte.
 
+use std::net::{IpAddr, SocketAddr};
+
 use bytes::Bytes;
 use futures::StreamExt;
 use http::header::{CONNECTION, HOST, HeaderName, UPGRADE};
@@ -155,8 +157,8 @@ async fn proxy(call: &Call, method: Method, query: &str, body: Bytes) -> Result<
             if scheme == "https" {
                 return Err(Status::new(501, "NotImplemented", "proxying to https targets is not served"));
             }
-            let address = if plural == "pods" { pod_address(call, name, port).await? } else { services::endpoint(&call.server.cache, &call.info.namespace, name, port)?.to_string() };
-            let connection = tokio::net::TcpStream::connect(&address).await;
+            let address = if plural == "pods" { pod_address(call, name, port)? } else { services::endpoint(&call.server.cache, &call.info.namespace, name, port)? };
+            let connection = tokio::net::TcpStream::connect(address).await;
             let failed = |error| Status::new(503, "ServiceUnavailable", format!("error trying to reach service: dial tcp {address}: {error}"));
             Box::new(connection.map_err(failed)?)
         }
@@ -174,17 +176,27 @@ fn split_target(target: &str) -> (&str, &str, &str) {
     }
 }
 
-async fn pod_address(call: &Call, name: &str, port: &str) -> Result<String, Status> {
+fn pod_address(call: &Call, name: &str, port: &str) -> Result<SocketAddr, Status> {
     let key = format!("/registry/pods/{}/{name}", call.info.namespace);
     let pod = call.server.cache.resource("/registry/pods/").and_then(|c| c.get(&key));
     let pod = pod.ok_or_else(|| Status::not_found(call.resource.group_resource(), name))?.value().map_err(Status::internal)?;
-    let ip = value::text(&pod, &["status", "podIP"]);
-    if ip.is_empty() {
-        return Err(Status::bad_request("address not allowed"));
-    }
+    let ip = value::text(&pod, &["status", "podIP"]).parse().ok().filter(is_proxyable);
+    let ip = ip.ok_or_else(|| Status::bad_request("address not allowed"))?;
     let first = value::items(&pod, &["spec", "containers"]).iter().flat_map(|c| value::items(c, &["ports"])).find_map(|p| p["containerPort"].as_u64());
     let port = if port.is_empty() { first.unwrap_or(80).to_string() } else { port.to_owned() };
-    Ok(format!("{ip}:{port}"))
+    let port = port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+/// Whether the server may be led to the address. Who may write a pod's status could name its own machine there, or one that only
+/// this machine reaches: upstream proxies to global unicast addresses alone.
+fn is_proxyable(ip: &IpAddr) -> bool {
+    let ip = ip.to_canonical();
+    let link_local = match ip {
+        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    !(link_local || ip.is_loopback() || ip.is_multicast() || ip.is_unspecified())
 }
 
 fn without_hops(headers: &HeaderMap, upgrading: bool) -> HeaderMap {
@@ -254,5 +266,16 @@ mod tests {
         assert_eq!(split_target("a"), ("", "a", ""));
         assert_eq!(split_target("a:80"), ("", "a", "80"));
         assert_eq!(split_target("http:a:web"), ("http", "a", "web"));
+    }
+
+    #[test]
+    fn where_the_server_may_be_led() {
+        let check = |ip: &str, expected| assert_eq!(is_proxyable(&ip.parse().expect(ip)), expected, "{ip}");
+        for ip in ["10.0.0.1", "172.17.0.2", "8.8.8.8", "fd00::1"] {
+            check(ip, true);
+        }
+        for ip in ["127.0.0.1", "169.254.169.254", "0.0.0.0", "255.255.255.255", "224.0.0.1", "::1", "::ffff:127.0.0.1", "fe80::1"] {
+            check(ip, false);
+        }
     }
 }

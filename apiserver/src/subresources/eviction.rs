@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use serde_json::{Value, json};
-use skiff_api::status::{Cause, Details};
+use skiff_api::status::{Cause, Details, GroupResource};
 use skiff_api::{Status, labels, pod, value};
 
 use crate::admission::{self, Operation};
@@ -11,6 +11,9 @@ use crate::http::body::Reply;
 use crate::http::encode::answer;
 use crate::strategy::Claims;
 use crate::verbs::{Call, DeleteOptions, Transaction, Write, decode_as, delete_object, namespace_matches, now_text, transact};
+
+/// How many evictions a budget's controller may be behind with; upstream's figure.
+const MAX_DISRUPTED: usize = 2_000;
 
 /// Carries out an eviction.
 pub(super) async fn evict(call: &Call, body: &Bytes) -> Result<Reply, Status> {
@@ -69,6 +72,10 @@ fn spend(mut budget: Value, pod: &str) -> Result<Value, Status> {
     };
     if number(&["status", "observedGeneration"]) < number(&["metadata", "generation"]) {
         return refuse(format!("The disruption budget {name} is still being processed by the server."), 10);
+    }
+    if value::at(&budget, &["status", "disruptedPods"]).as_object().is_some_and(|pods| pods.len() > MAX_DISRUPTED) {
+        let gr = GroupResource { group: "policy", resource: "poddisruptionbudget" };
+        return Err(Status::forbidden(gr, name, "DisruptedPods map too big - too many evictions not confirmed by PDB controller"));
     }
     let allowed = number(&["status", "disruptionsAllowed"]);
     if allowed <= 0 {

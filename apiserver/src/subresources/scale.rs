@@ -7,7 +7,7 @@ use skiff_api::schema::Schema;
 use skiff_api::{Status, apply, field, labels, value};
 
 use crate::http::body::Reply;
-use crate::verbs::{Call, View, Write, apply_error, decode_as, namespace_matches, put, transact};
+use crate::verbs::{Call, FieldValidation, View, Write, apply_error, decode_as, namespace_matches, put, transact};
 
 /// The definition of its schema.
 pub(crate) const DEFINITION: &str = "io.k8s.api.autoscaling.v1.Scale";
@@ -92,11 +92,16 @@ pub(crate) fn decode(call: &Call, body: &Bytes) -> Result<Value, Status> {
     Ok(scale)
 }
 
-/// Checks the types in a patched scale.
-pub(crate) fn take_in(scale: &mut Value) -> Result<(), Status> {
+/// Checks the types in a patched scale. Gives what there is to warn of.
+pub(crate) fn take_in(scale: &mut Value, validation: FieldValidation) -> Result<Vec<String>, Status> {
     let schema = Schema::builtin(DEFINITION).unwrap_or_else(Schema::any);
     let cannot = |why| Status::bad_request(format!("Scale in version \"v1\" cannot be handled as a Scale: {why}"));
-    schema.prune(scale).map(drop).map_err(cannot)
+    let unknown: Vec<String> = schema.prune(scale).map_err(cannot)?.iter().map(|path| format!("unknown field {path:?}")).collect();
+    match validation {
+        FieldValidation::Strict if !unknown.is_empty() => Err(cannot(format!("strict decoding error: {}", unknown.join(", ")))),
+        FieldValidation::Warn => Ok(unknown),
+        _ => Ok(Vec::new()),
+    }
 }
 
 /// The object with the replica count of `scale`, and the preconditions that it names.

@@ -64,11 +64,16 @@ pub(super) async fn create(call: &Call, body: &Bytes) -> Result<Reply, Status> {
 async fn bind(call: &Call, reference: &Value, wanted: &mut Request) -> Result<(), Status> {
     let (kind, name, uid) = (value::text(reference, &["kind"]), value::text(reference, &["name"]), value::text(reference, &["uid"]));
     let namespace = &call.info.namespace;
+    let (group, version) = value::text(reference, &["apiVersion"]).rsplit_once('/').unwrap_or(("", value::text(reference, &["apiVersion"])));
+    let unbindable = || Status::bad_request(format!("cannot bind token to object of type {group}/{version}, Kind={kind}"));
+    if !group.is_empty() {
+        return Err(unbindable());
+    }
     let (plural, key) = match kind {
         "Pod" => ("pods", format!("/registry/pods/{namespace}/{name}")),
         "Secret" => ("secrets", format!("/registry/secrets/{namespace}/{name}")),
         "Node" => ("nodes", format!("/registry/minions/{name}")),
-        other => return Err(Status::bad_request(format!("cannot bind token to object of type {other}"))),
+        _ => return Err(unbindable()),
     };
     let gr = skiff_api::status::GroupResource { group: "", resource: plural };
     let entry = call.server.store.get(&key).await?.ok_or_else(|| Status::not_found(gr, name))?;

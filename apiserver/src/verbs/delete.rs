@@ -7,10 +7,10 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 use http::header::CONTENT_TYPE;
 use skiff_api::schema::Schema;
-use skiff_api::{Status, clock, field, json as json_text, protobuf, value};
+use skiff_api::{Status, cbor, clock, field, json as json_text, protobuf, value};
 use skiff_store::{Entry, Error, Guard};
 
-use super::write::{parse_protobuf, parse_yaml, typed};
+use super::write::{parse_cbor, parse_protobuf, parse_yaml, typed};
 use super::{Call, list, options};
 use crate::admission;
 use crate::cache::{Filter, encode};
@@ -85,6 +85,7 @@ impl DeleteOptions {
         let mut given = match json_text::parse(body) {
             Ok(parsed) => parsed.value,
             Err(_) if body.starts_with(protobuf::MAGIC) => parse_protobuf(body)?.value,
+            Err(_) if body.starts_with(cbor::MAGIC) => parse_cbor(body)?.value,
             Err(_) if yaml => parse_yaml(body)?.value,
             Err(why) => return Err(Status::bad_request(format!("couldn't get version/kind; json parse error: {why}"))),
         };

@@ -36,6 +36,7 @@ use crate::subresources;
 
 pub(crate) use create::namespace_matches;
 pub(crate) use delete::{DeleteOptions, delete_object};
+pub(crate) use options::FieldValidation;
 pub(crate) use patch::{apply_error, put};
 pub(crate) use view::View;
 pub(crate) use write::{Transaction, Write, decode_as, now_text, stamp, transact};
@@ -88,13 +89,6 @@ impl Notes {
     /// What the audit log is told, if it is.
     pub fn audited(&self) -> Option<&Arc<Record>> {
         self.record.get()?.as_ref()
-    }
-
-    /// Tells the audit log that the user acts as another.
-    pub fn impersonates(&self, user: &User) {
-        if let Some(record) = self.audited() {
-            record.impersonates(user);
-        }
     }
 
     /// Tells the audit log what was sent.

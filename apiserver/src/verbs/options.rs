@@ -31,10 +31,10 @@ pub fn check(kind: &str, errors: &[field::Error]) -> Result<(), Status> {
 }
 
 impl WriteOptions {
-    /// Reads the options of a create, update or patch; `kind` is the kind of options that errors name.
-    pub fn read(call: &Call, kind: &str) -> Result<Self, Status> {
+    /// Reads the options of a create, update or patch; `kind` is the kind of options that errors name, `errors` those that
+    /// were found before.
+    pub fn read(call: &Call, kind: &str, mut errors: Vec<field::Error>) -> Result<Self, Status> {
         let query = &call.query;
-        let mut errors = Vec::new();
         let manager = query.get("fieldManager").unwrap_or("");
         if manager.len() > 128 {
             errors.push(field::Error::too_long("fieldManager", 128));
@@ -59,9 +59,8 @@ impl WriteOptions {
 
 /// Whether a run is dry, from the values of `dryRun`.
 pub fn dry_run(values: &[&str], errors: &mut Vec<field::Error>) -> bool {
-    let values: Vec<&str> = values.iter().copied().filter(|v| !v.is_empty()).collect();
     if values.iter().any(|v| *v != "All") {
-        errors.push(field::Error::not_supported("dryRun", Value::from(values), &["All"]));
+        errors.push(field::Error::not_supported("dryRun", Value::from(values.to_vec()), &["All"]));
         return true;
     }
     !values.is_empty()

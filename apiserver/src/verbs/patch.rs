@@ -6,14 +6,14 @@ use serde_json::{Map, Value};
 use skiff_api::apply::{self, Manager, Operation};
 use skiff_api::patch::{self, Error};
 use skiff_api::resource::Resource;
-use skiff_api::schema::Schema;
+use skiff_api::schema::{Schema, shown_value};
 use skiff_api::status::{Cause, Details};
-use skiff_api::{Status, field, json, value};
+use skiff_api::{Status, cbor, field, json, value};
 
 use super::view::View;
-use super::write::{Transaction, Write, read_yaml, transact};
+use super::write::{Transaction, Write, parse_cbor, read_yaml, transact};
 use super::options::FieldValidation;
-use super::{Call, create, options, update};
+use super::{Call, create, update};
 use crate::http::body::Reply;
 use crate::http::encode::Shown;
 use crate::subresources::scale;
@@ -34,7 +34,7 @@ fn kind(call: &Call) -> Result<Kind, Status> {
         "application/json-patch+json" => Kind::Json,
         "application/merge-patch+json" => Kind::Merge,
         "application/strategic-merge-patch+json" if !custom => Kind::Strategic,
-        "application/apply-patch+yaml" => Kind::Apply,
+        "application/apply-patch+yaml" | cbor::APPLY => Kind::Apply,
         // Upstream refuses it in two places: built-in resources by their route.
         _ if !custom => return Err(Status { details: Some(Box::default()), ..Status::new(415, "UnsupportedMediaType", "415: Unsupported Media Type") }),
         _ => {
@@ -55,8 +55,7 @@ pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply
     if kind != Kind::Apply && force {
         errors.push(field::Error::forbidden("force", "may not be specified for non-apply patch"));
     }
-    options::check("PatchOptions", &errors)?;
-    let mut write = Write::new(call, "PatchOptions")?;
+    let mut write = Write::with(call, "PatchOptions", errors)?;
     if kind == Kind::Apply {
         return server_side_apply(write, body, view).await;
     }
@@ -64,21 +63,28 @@ pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply
         Kind::Strategic => Status::bad_request(why),
         _ => Status::bad_request(format!("error decoding patch: {why}")),
     });
-    let json::Parsed { value: patch, duplicates } = read?;
+    let json::Parsed { value: mut patch, duplicates } = read?;
+    // Go reads null into anything.
+    match kind {
+        _ if !patch.is_null() => {}
+        Kind::Json => patch = Value::Array(Vec::new()),
+        Kind::Strategic => patch = Value::Object(Map::new()),
+        Kind::Merge | Kind::Apply => return Err(Status::bad_request("Invalid JSON Patch")),
+    }
     let repeated: Vec<String> = match kind {
         Kind::Json => duplicates.iter().map(|fault| format!("json patch {fault}")).chain(patch::unknown_members(&patch)).collect(),
         _ => duplicates,
     };
     call.notes.sent(&patch);
     if kind != Kind::Json && !patch.is_object() {
-        let what = if patch.is_array() { "array" } else { "value" };
-        return Err(Status::bad_request(format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}")));
+        let why = format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", shown_value(&patch));
+        return Err(Status::bad_request(if kind == Kind::Merge { format!("error decoding patch: {why}") } else { why }));
     }
     let shown = transact!(write, |current, entry| {
         if view == View::Scale {
             let mut shown = scale::show(&call.resource, &current);
             apply_patch(call, kind, &mut shown, &patch)?;
-            scale::take_in(&mut shown)?;
+            write.warnings = scale::take_in(&mut shown, write.options.validation)?;
             same_name(call, &shown)?;
             let new = scale::set(call, &current, &shown)?;
             put(&mut write, new, current, &entry).await?
@@ -90,15 +96,35 @@ pub(super) async fn patch(call: &Call, body: &Bytes, view: View) -> Result<Reply
                 value::remove(&mut patched, &["metadata", "resourceVersion"]);
             }
             write.warnings.clear();
-            let shown = if kind == Kind::Strategic { patch::as_go_prints(&patch) } else { patched.to_string() };
-            let cannot = |why| Status::invalid("", "", "", &[field::Error::invalid("patch", shown.clone(), why)]);
+            if kind == Kind::Strategic {
+                ["kind", "apiVersion"].iter().for_each(|key| patched[key].clone_from(&current[key]));
+            }
+            let cannot = |_: &Value, why| Status::invalid("", "", "", &[field::Error::invalid("patch", shown(call, kind, &current, &patch), why)]);
             let prune = if kind == Kind::Strategic { Schema::prune_merged } else { Schema::prune };
             let new = write.take_in_as(patched, repeated.clone(), &[], prune, &cannot)?;
             same_name(call, &new)?;
             update::finish(&mut write, view, new, current, &entry, true).await?
         }
     });
-    if view == View::Scale { view.answer(call, 200, &shown) } else { write.answer(200, &shown) }
+    if view == View::Scale { write.warn(view.answer(call, 200, &shown)?) } else { write.answer(200, &shown) }
+}
+
+/// What a patch made, or that patch, as refusals of it show it.
+fn shown(call: &Call, kind: Kind, current: &Value, patch: &Value) -> String {
+    let mut patched = current.clone();
+    match kind {
+        Kind::Strategic => return patch::as_go_prints(patch),
+        // It was carried out before.
+        _ => drop(apply_patch(call, kind, &mut patched, patch)),
+    }
+    let mut touched = Value::Object(Map::new());
+    for path in value::items(patch, &[]).iter().flat_map(|step| ["path", "from"].map(|key| value::text(step, &[key]))) {
+        let names: Vec<&str> = path.split('/').skip(1).collect();
+        if let Some((_, parents)) = names.split_last() {
+            value::object_mut(&mut touched, parents);
+        }
+    }
+    call.resource.schema().patched(&patched, if kind == Kind::Json { &touched } else { patch })
 }
 
 fn same_name(call: &Call, new: &Value) -> Result<(), Status> {
@@ -125,7 +151,7 @@ fn apply_patch(call: &Call, kind: Kind, target: &mut Value, patch: &Value) -> Re
         Error::BadRequest(why) => Status::bad_request(why),
         Error::TooLarge(why) => Status::new(413, "RequestEntityTooLarge", why),
         // Upstream doesn't say why.
-        Error::Unprocessable(_) => {
+        Error::Unprocessable(_) | Error::TestFailed(_) => {
             let message = "the server rejected our request due to an error in our request";
             Status { details: Some(Box::default()), ..Status::new(422, "Invalid", message) }
         }
@@ -137,6 +163,7 @@ async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Re
     let resource = &call.resource;
     // JSON is read as the YAML that it is where there is something to be said of it.
     let (mut config, repeated) = match json::parse(body) {
+        Err(_) if body.starts_with(cbor::MAGIC) => (parse_cbor(body)?.value, Vec::new()),
         Ok(parsed) if parsed.duplicates.is_empty() => (parsed.value, Vec::new()),
         _ => read_yaml(body).map(|read| (read.value, read.repeated)).map_err(|status| Status { message: format!("error decoding YAML: {}", status.message), ..status })?,
     };
@@ -144,13 +171,7 @@ async fn server_side_apply(mut write: Write<'_>, body: &Bytes, view: View) -> Re
         config = Value::Object(Map::new());
     }
     if !config.is_object() {
-        let what = match config {
-            Value::Array(_) => "array",
-            Value::String(_) => "string",
-            Value::Bool(_) => "bool",
-            _ => "number",
-        };
-        let why = format!("json: cannot unmarshal {what} into Go value of type map[string]interface {{}}");
+        let why = format!("json: cannot unmarshal {} into Go value of type map[string]interface {{}}", shown_value(&config));
         return Err(Status::bad_request(format!("error decoding YAML: error unmarshaling JSON: while decoding JSON: {why}")));
     }
     call.notes.sent(&config);

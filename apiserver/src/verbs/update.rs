@@ -94,8 +94,8 @@ pub(super) async fn finish(
     }
     admission::mutate(write, &mut new, Some(&old)).await?;
     strategy.prepare_update(call, &mut new, &old);
-    if strategy.has_generation() && !view.is_status() {
-        bump_generation(&mut new, &old, strategy.generation_counts_annotations(), view.counts_status());
+    if let Some(counted) = strategy.counted().filter(|_| !view.is_status()) {
+        bump_generation(&mut new, &old, counted, view.counts_status());
     }
     // A deletion can't be written, only asked for, and no other uid; what the client leaves out stays.
     let metadata = value::object_mut(&mut new, &["metadata"]);

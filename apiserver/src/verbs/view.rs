@@ -131,14 +131,13 @@ pub(crate) fn keep_system_metadata(new: &mut Value, old: &Value) {
     metadata.remove("resourceVersion");
 }
 
-/// The next generation, when what the generation counts has changed.
-pub(crate) fn bump_generation(new: &mut Value, old: &Value, counts_annotations: bool, counts_status: bool) {
+/// The next generation, when what the generation counts has changed, of the metadata only the members `counted`.
+pub(crate) fn bump_generation(new: &mut Value, old: &Value, counted: &[&str], counts_status: bool) {
     let mut parts: Vec<&str> =
         new.as_object().into_iter().flatten().map(|(key, _)| key.as_str()).chain(old.as_object().into_iter().flatten().map(|(key, _)| key.as_str())).collect();
     parts.retain(|key| !matches!(*key, "metadata" | "apiVersion" | "kind") && (counts_status || *key != "status"));
-    let annotations = ["metadata", "annotations"];
     let changed = parts.iter().any(|key| new.get(key) != old.get(key))
-        || (counts_annotations && value::at(new, &annotations) != value::at(old, &annotations));
+        || counted.iter().any(|key| value::at(new, &["metadata", key]) != value::at(old, &["metadata", key]));
     let generation = value::at(old, &["metadata", "generation"]).as_i64().unwrap_or(0);
     if changed {
         value::object_mut(new, &["metadata"]).insert("generation".into(), json!(generation + 1));
@@ -167,12 +166,12 @@ mod tests {
     fn generations() {
         let old = json!({"metadata": {"generation": 3}, "spec": {"x": 1}});
         let mut new = json!({"metadata": {"generation": 3, "annotations": {"a": "b"}}, "spec": {"x": 1}, "status": {}});
-        bump_generation(&mut new, &old, false, false);
+        bump_generation(&mut new, &old, &[], false);
         assert_eq!(new["metadata"]["generation"], 3);
-        bump_generation(&mut new, &old, true, false);
+        bump_generation(&mut new, &old, &["annotations"], false);
         assert_eq!(new["metadata"]["generation"], 4);
         let mut new = json!({"metadata": {}, "spec": {"x": 2}});
-        bump_generation(&mut new, &old, false, false);
+        bump_generation(&mut new, &old, &[], false);
         assert_eq!(new["metadata"]["generation"], 4);
     }
 }

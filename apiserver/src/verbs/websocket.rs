@@ -5,7 +5,7 @@ use futures::{SinkExt, Stream, StreamExt, pin_mut};
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use skiff_api::Status;
+use skiff_api::{Status, cbor};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -97,6 +97,12 @@ fn messages(mut chunk: Bytes, format: Format) -> Vec<Message> {
         }
         return found;
     }
+    if format == Format::Cbor {
+        while let Some(length) = Some(&chunk).filter(|c| !c.is_empty()).and_then(|c| cbor::length(c).ok()) {
+            found.push(Message::Binary(chunk.split_to(length)));
+        }
+        return found;
+    }
     for line in chunk.split_inclusive(|byte| *byte == b'\n') {
         found.push(Message::text(String::from_utf8_lossy(line).into_owned()));
     }
@@ -113,6 +119,8 @@ mod tests {
         assert_eq!(texts, [Message::text("{\"a\":1}\n"), Message::text("{}\n")]);
         let binary = messages(Bytes::from_static(b"\0\0\0\x02ab\0\0\0\x01c"), Format::Protobuf);
         assert_eq!(binary, [Message::Binary("ab".into()), Message::Binary("c".into())]);
+        let binary = messages(Bytes::from_static(b"\xd9\xd9\xf7\x41a\xf6"), Format::Cbor);
+        assert_eq!(binary, [Message::Binary(Bytes::from_static(b"\xd9\xd9\xf7\x41a")), Message::Binary(Bytes::from_static(b"\xf6"))]);
     }
 
     #[test]

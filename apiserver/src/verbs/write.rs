@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::header;
 use serde_json::{Map, Value};
 use skiff_api::apply::{self, Manager, Operation};
-use skiff_api::schema::Schema;
-use skiff_api::{Status, clock, defaults, field, json, protobuf, random, resource, validation, value};
+use skiff_api::schema::{Schema, shown_value};
+use skiff_api::{Status, cbor, clock, defaults, field, json, protobuf, random, resource, validation, value};
 use skiff_store::{Entry, Error, Guard};
 
 use super::{Call, add_warning};
@@ -59,7 +59,12 @@ pub(crate) enum Transaction {
 
 impl<'a> Write<'a> {
     pub fn new(call: &'a Call, options_kind: &str) -> Result<Self, Status> {
-        Ok(Self { call, options: WriteOptions::read(call, options_kind)?, warnings: Vec::new(), held: Mutex::default(), tries: 0 })
+        Self::with(call, options_kind, Vec::new())
+    }
+
+    /// The same, where there are errors in the options already.
+    pub fn with(call: &'a Call, options_kind: &str, errors: Vec<field::Error>) -> Result<Self, Status> {
+        Ok(Self { call, options: WriteOptions::read(call, options_kind, errors)?, warnings: Vec::new(), held: Mutex::default(), tries: 0 })
     }
 
     /// Reads a body of JSON or YAML as an object of the resource, in the resource's version: pruned by the schema, with
@@ -79,7 +84,7 @@ impl<'a> Write<'a> {
     }
 
     /// The same with another way of reading, and what a refusal is made of the reason. For what a patch made.
-    pub fn take_in_as(&mut self, mut object: Value, duplicates: Vec<String>, text: &[u8], prune: Prune, cannot: &dyn Fn(String) -> Status) -> Result<Value, Status> {
+    pub fn take_in_as(&mut self, mut object: Value, duplicates: Vec<String>, text: &[u8], prune: Prune, cannot: &dyn Fn(&Value, String) -> Status) -> Result<Value, Status> {
         let resource = &self.call.resource;
         let kind = Kind { kind: &resource.kind, version: &resource.api_version(), schema: resource.schema() };
         self.warnings.extend(kind.take_in(&mut object, duplicates, text, self.options.validation, prune, cannot)?);
@@ -114,8 +119,11 @@ impl<'a> Write<'a> {
         if errors.is_empty() { Ok(()) } else { Err(Status::invalid(resource.kind_group(), &resource.kind, name, errors)) }
     }
 
-    /// Notes what the client is to be warned of.
+    /// Notes what the client is to be warned of, which is nothing below an object.
     pub fn note(&self, object: &Value, old: Option<&Value>) {
+        if !self.call.info.subresource.is_empty() {
+            return;
+        }
         validation::warnings(&self.call.resource, object, old).into_iter().for_each(|warning| self.call.notes.warn(warning));
     }
 
@@ -197,7 +205,11 @@ impl<'a> Write<'a> {
 
     /// The answer, with the warnings.
     pub fn answer(&self, code: u16, shown: &Shown) -> Result<Reply, Status> {
-        let mut reply = self.call.encoder().object(code, shown)?;
+        self.warn(self.call.encoder().object(code, shown)?)
+    }
+
+    /// The same of an answer that is made already.
+    pub fn warn(&self, mut reply: Reply) -> Result<Reply, Status> {
         self.warnings.iter().for_each(|warning| add_warning(&mut reply, warning));
         Ok(reply)
     }
@@ -206,10 +218,14 @@ impl<'a> Write<'a> {
 /// How an object is made to fit its schema.
 type Prune = fn(&Schema, &mut Value) -> Result<Vec<String>, String>;
 
-/// What is said of an object that can't be read, for a reason.
-fn cannot(kind: &str, version: &str) -> impl Fn(String) -> Status {
-    let said = format!("{kind} in version {version:?} cannot be handled as a {kind}");
-    move |why| Status::bad_request(format!("{said}: {why}"))
+/// What is said of an object that can't be read as this kind, for a reason.
+fn cannot(kind: &str, version: &str) -> impl Fn(&Value, String) -> Status {
+    move |object, why| {
+        let given = |key: &str, own: &str| Some(value::text(object, &[key])).filter(|given| !given.is_empty()).unwrap_or(own).to_owned();
+        let (given_kind, given_version) = (given("kind", kind), given("apiVersion", version));
+        let short = given_version.rsplit('/').next().unwrap_or("");
+        Status::bad_request(format!("{given_kind} in version {short:?} cannot be handled as a {kind}: {why}"))
+    }
 }
 
 /// A kind of object, to read one.
@@ -228,10 +244,10 @@ impl Kind<'_> {
         text: &[u8],
         validation: FieldValidation,
         prune: Prune,
-        cannot: &dyn Fn(String) -> Status,
+        cannot: &dyn Fn(&Value, String) -> Status,
     ) -> Result<Vec<String>, Status> {
-        check_type(object, self.kind, self.version)?;
-        let unknown = prune(self.schema, object).map_err(cannot)?;
+        check_type(object, self.kind, self.version).map_err(|why| cannot(object, why))?;
+        let unknown = prune(self.schema, object).map_err(|why| cannot(object, why))?;
         if validation == FieldValidation::Ignore {
             return Ok(Vec::new());
         }
@@ -241,7 +257,7 @@ impl Kind<'_> {
             json::faults(text, &unknown)
         };
         if validation == FieldValidation::Strict && !faults.is_empty() {
-            return Err(cannot(format!("strict decoding error: {}", faults.join(", "))));
+            return Err(cannot(object, format!("strict decoding error: {}", faults.join(", "))));
         }
         Ok(faults)
     }
@@ -250,7 +266,7 @@ impl Kind<'_> {
 /// Reads the body of a subresource that takes another kind than its resource's: pruned by the schema of its
 /// `definition`, `io.k8s.api.policy.v1.Eviction`. The query's options of a write are checked too.
 pub(crate) fn decode_as(call: &Call, body: &Bytes, kind: &str, version: &str, definition: &str) -> Result<Value, Status> {
-    let options = WriteOptions::read(call, if call.info.verb == "update" { "UpdateOptions" } else { "CreateOptions" })?;
+    let options = WriteOptions::read(call, if call.info.verb == "update" { "UpdateOptions" } else { "CreateOptions" }, Vec::new())?;
     let read = parse_body(call, body, kind)?;
     let mut object = read.value;
     let schema = Schema::builtin(definition).unwrap_or_else(Schema::any);
@@ -261,7 +277,7 @@ pub(crate) fn decode_as(call: &Call, body: &Bytes, kind: &str, version: &str, de
     Ok(object)
 }
 
-/// Reads a body as JSON, YAML or protobuf, whatever it says it is of these; `kind` is what it should be.
+/// Reads a body as JSON, YAML, protobuf or CBOR, whatever it says it is of these; `kind` is what it should be.
 fn parse_body(call: &Call, body: &Bytes, kind: &str) -> Result<json::Parsed, Status> {
     let mut read = read_body(call, body, kind)?;
     if read.value.is_null() {
@@ -279,20 +295,13 @@ fn parse_body(call: &Call, body: &Bytes, kind: &str) -> Result<json::Parsed, Sta
 
 /// Refuses what has no type at all, in the words of Go's decoder.
 pub(super) fn typed(object: &Value) -> Result<(), String> {
-    let shown = |value: &Value| match value {
-        Value::Array(_) => "array",
-        Value::String(_) => "string",
-        Value::Bool(_) => "bool",
-        Value::Object(_) => "object",
-        _ => "number",
-    };
     let Value::Object(map) = object else {
         let head = r#"struct { APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }"#;
-        return Err(format!("json: cannot unmarshal {} into Go value of type {head}", shown(object)));
+        return Err(format!("json: cannot unmarshal {} into Go value of type {head}", shown_value(object)));
     };
     for key in ["apiVersion", "kind"] {
         if let Some(odd) = map.get(key).filter(|v| !v.is_string() && !v.is_null()) {
-            return Err(format!("json: cannot unmarshal {} into Go struct field .{key} of type string", shown(odd)));
+            return Err(format!("json: cannot unmarshal {} into Go struct field .{key} of type string", shown_value(odd)));
         }
     }
     Ok(())
@@ -331,6 +340,7 @@ fn read_body(call: &Call, body: &Bytes, kind: &str) -> Result<json::Parsed, Stat
             Err(error @ protobuf::Error::NoMagic) => Err(unrecognized(error.to_string())),
             other => other.map(|value| json::Parsed { value, duplicates: Vec::new() }).map_err(|e| Status::bad_request(e.to_string())),
         },
+        cbor::MEDIA_TYPE => parse_cbor(body),
         _ => {
             let message = format!(
                 "the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, {}",
@@ -360,8 +370,14 @@ pub(crate) fn parse_protobuf(body: &[u8]) -> Result<json::Parsed, Status> {
     Ok(json::Parsed { value, duplicates: Vec::new() })
 }
 
+/// Reads CBOR as the JSON that it stands for.
+pub(crate) fn parse_cbor(body: &[u8]) -> Result<json::Parsed, Status> {
+    let value = cbor::decode(body).map_err(|e| Status::bad_request(e.to_string()))?;
+    Ok(json::Parsed { value, duplicates: Vec::new() })
+}
+
 /// Refuses an object of another kind or version than the request's resource has; fills in what is left out.
-fn check_type(object: &mut Value, kind: &str, version: &str) -> Result<(), Status> {
+fn check_type(object: &mut Value, kind: &str, version: &str) -> Result<(), String> {
     let given = |key: &str, own: &str| match value::text(object, &[key]) {
         "" => own.to_owned(),
         text => text.to_owned(),
@@ -369,13 +385,11 @@ fn check_type(object: &mut Value, kind: &str, version: &str) -> Result<(), Statu
     let (got_kind, got_version) = (given("kind", kind), given("apiVersion", version));
     if (got_kind.as_str(), got_version.as_str()) != (kind, version) {
         let (group, short) = got_version.rsplit_once('/').unwrap_or(("", &got_version));
-        let why = if resource::find_kind(group, short, &got_kind).is_some() {
+        if resource::find_kind(group, short, &got_kind).is_some() {
             let wanted = version.rsplit_once('/').map_or("core", |(group, _)| group.split('.').next().unwrap_or(group));
-            format!("converting ({short}.{got_kind}) to ({wanted}.{kind}): unknown conversion")
-        } else {
-            format!("no kind {got_kind:?} is registered for version {got_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\"")
-        };
-        return Err(Status::bad_request(format!("{got_kind} in version {short:?} cannot be handled as a {kind}: {why}")));
+            return Err(format!("converting ({short}.{got_kind}) to ({wanted}.{kind}): unknown conversion"));
+        }
+        return Err(format!("no kind {got_kind:?} is registered for version {got_version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""));
     }
     object["kind"] = kind.into();
     object["apiVersion"] = version.into();

@@ -107,11 +107,22 @@ struct Node {
     dependents: HashSet<Uid>,
 }
 
+/// An owner that was just found to be there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// As it is named.
+    pub claim: Claim,
+    /// Whether objects of its kind are watched, so that it will be observed too.
+    pub watched: bool,
+}
+
 /// What is to be done about an object.
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
     /// Nothing.
     Leave,
+    /// Nothing, but judge again soon: an owner is there whose watch hasn't told of it yet, and would go unseen if it went before.
+    Await,
     /// Find out whether these owners exist, then judge again.
     Verify(Vec<Claim>),
     /// Look into these first.
@@ -248,7 +259,7 @@ impl Graph {
     }
 
     /// Judges an object. `verified` are owners that were just found to be there.
-    pub fn judge(&self, uid: &str, verified: &[Claim]) -> Verdict {
+    pub fn judge(&self, uid: &str, verified: &[Found]) -> Verdict {
         let Some(object) = self.object(uid) else { return Verdict::Leave };
         if object.waits_for(FOREGROUND) {
             return self.judge_waiting(uid);
@@ -256,13 +267,17 @@ impl Graph {
         if object.deleting || object.owners.is_empty() {
             return Verdict::Leave;
         }
-        let (mut solid, mut gone, mut waiting, mut unknown) = (0, Vec::new(), Vec::new(), Vec::new());
+        let (mut solid, mut unseen) = (0, false);
+        let (mut gone, mut waiting, mut unknown) = (Vec::new(), Vec::new(), Vec::new());
         for owner in &object.owners {
             let claim = Claim::new(owner, &object.key.namespace);
             match self.object(&owner.uid) {
                 Some(found) if found.answers(&claim) && found.waits_for(FOREGROUND) => waiting.push(owner.uid.clone()),
                 Some(found) if found.answers(&claim) => solid += 1,
-                _ if verified.contains(&claim) => solid += 1,
+                seen if let Some(found) = verified.iter().find(|found| found.claim == claim) => {
+                    solid += 1;
+                    unseen |= found.watched && seen.is_none();
+                }
                 _ if self.absent.contains(&claim) => gone.push(owner.uid.clone()),
                 _ => unknown.push(claim),
             }
@@ -273,7 +288,11 @@ impl Graph {
         let dependents = self.dependents(uid);
         if solid > 0 {
             gone.extend(waiting);
-            return if gone.is_empty() { Verdict::Leave } else { Verdict::Disown(gone) };
+            return match (gone.is_empty(), unseen) {
+                (true, false) => Verdict::Leave,
+                (true, true) => Verdict::Await,
+                (false, _) => Verdict::Disown(gone),
+            };
         }
         if !waiting.is_empty() && !dependents.is_empty() {
             let unblock = dependents.iter().any(|d| self.waits(d, FOREGROUND));
@@ -367,7 +386,13 @@ mod tests {
         let mut graph = Graph::default();
         assert_eq!(judged(&graph.observe("c", object("c", &["x"], &[], false))), ["c"]);
         let Verdict::Verify(claims) = graph.judge("c", &[]) else { panic!("must be verified") };
-        assert_eq!(graph.judge("c", &claims), Verdict::Leave, "it is there after all");
+        let found = |watched| [Found { claim: claims[0].clone(), watched }];
+        assert_eq!(graph.judge("c", &found(false)), Verdict::Leave, "it is there after all");
+        assert_eq!(graph.judge("c", &found(true)), Verdict::Await, "and is to be seen");
+        let mut seen = Graph::default();
+        seen.observe("c", object("c", &["x"], &[], false));
+        seen.observe("x", Object { key: Key::new("elsewhere", "x"), ..object("x", &[], &[], false) });
+        assert_eq!(seen.judge("c", &found(true)), Verdict::Leave, "it was seen, though under another name");
         graph.note_absent(claims[0].clone());
         assert_eq!(graph.judge("c", &[]), DELETE);
     }

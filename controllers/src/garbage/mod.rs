@@ -27,7 +27,7 @@ use crate::resources::Resource;
 
 mod graph;
 
-use graph::{Claim, FOREGROUND, Graph, ORPHAN, Object, Task, Uid, Verdict};
+use graph::{Claim, FOREGROUND, Found, Graph, ORPHAN, Object, Task, Uid, Verdict};
 
 /// How many objects are dealt with at once.
 const PARALLEL: usize = 32;
@@ -262,17 +262,17 @@ async fn judge(context: &Arc<Context>, collector: &Arc<Collector>, uid: &Uid) ->
         };
         let Some(object) = object else { return Ok(None) };
         match verdict {
-            // An owner that is there, but was never seen, could go unseen: it is looked for until its watch knows it.
-            Verdict::Leave => return Ok(verified.iter().any(|claim| is_unseen(context, collector, claim)).then_some(UNSEEN)),
+            Verdict::Leave => return Ok(None),
+            Verdict::Await => return Ok(Some(UNSEEN)),
             Verdict::After(tasks) => {
                 tasks.into_iter().for_each(|task| collector.queue.add(task));
                 return Ok(None);
             }
             Verdict::Verify(claims) => {
                 for claim in claims {
-                    match exists(context, &claim).await? {
-                        Some(true) => verified.push(claim),
-                        Some(false) => collector.graph().note_absent(claim),
+                    match find(context, &claim).await? {
+                        Some(Owner::There { watched }) => verified.push(Found { claim, watched }),
+                        Some(Owner::Gone) => collector.graph().note_absent(claim),
                         // Nobody can say: better keep what may be owned.
                         None => return Ok(Some(UNKNOWN_KIND)),
                     }
@@ -290,14 +290,14 @@ async fn judge(context: &Arc<Context>, collector: &Arc<Collector>, uid: &Uid) ->
     }
 }
 
-/// Whether the owner is of a kind that is watched, and still not known by its watch.
-fn is_unseen(context: &Context, collector: &Collector, claim: &Claim) -> bool {
-    let resource = context.catalogue.of_kind(&claim.api_version, &claim.kind);
-    resource.is_some_and(|resource| is_watched(&resource)) && collector.graph().object(&claim.uid).is_none()
+/// Whether an owner is there.
+enum Owner {
+    There { watched: bool },
+    Gone,
 }
 
-/// Whether the owner is there; none when its kind isn't known.
-async fn exists(context: &Context, claim: &Claim) -> Result<Option<bool>, Error> {
+/// Looks for the owner; none when its kind isn't known.
+async fn find(context: &Context, claim: &Claim) -> Result<Option<Owner>, Error> {
     let find = || context.catalogue.of_kind(&claim.api_version, &claim.kind);
     let mut found = find();
     if found.is_none() {
@@ -312,7 +312,8 @@ async fn exists(context: &Context, claim: &Claim) -> Result<Option<bool>, Error>
     }
     let api = api(context, &resource, &claim.namespace);
     let found = api.get_metadata_opt(&claim.name).await.map_err(Error::on("looking for an owner"))?;
-    Ok(Some(found.is_some_and(|o| o.metadata.uid.as_deref() == Some(claim.uid.as_str()))))
+    let there = found.is_some_and(|o| o.metadata.uid.as_deref() == Some(claim.uid.as_str()));
+    Ok(Some(if there { Owner::There { watched: is_watched(&resource) } } else { Owner::Gone }))
 }
 
 fn api(context: &Context, resource: &Resource, namespace: &str) -> Api<DynamicObject> {

@@ -118,7 +118,7 @@ fn walk(schema: &Schema, value: &Value, path: &str, e: &mut Errors, visit: Visit
 
 /// An object within another: it must say what it is.
 fn embedded_object(e: &mut Errors, map: &Map<String, Value>, value: &Value, path: &str) {
-    let at = At { value, path: path.to_owned() };
+    let at = At::root(value).called(path);
     for name in ["apiVersion", "kind"].into_iter().filter(|name| !map.contains_key(*name)) {
         e.required(&at.at(name), "");
     }

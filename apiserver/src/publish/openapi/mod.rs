@@ -9,7 +9,7 @@ mod gnostic;
 mod paths;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
@@ -17,9 +17,11 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use skiff_api::Status;
 use skiff_api::resource::Resource;
+use tokio::sync::Mutex;
 
+use super::no_such_path;
 use crate::aggregate::{Remotes, merge};
-use crate::http::body::{Reply, full, reply, text};
+use crate::http::body::{Reply, full, reply};
 use crate::registry::Served;
 use crate::server::Server;
 
@@ -42,9 +44,10 @@ impl Dialect {
 
 const JSON: &str = "application/json";
 
-/// The document of version 2, kept while what is served stays the same: making it takes a while, and it is large.
-#[derive(Default)]
-pub(crate) struct OpenApi(Mutex<Option<Kept>>);
+/// The document of version 2, kept while what is served stays the same: making it takes a while, and it is large. Whoever holds
+/// it makes documents, so that one is made at a time.
+#[derive(Clone, Default)]
+pub(crate) struct OpenApi(Arc<Mutex<Option<Kept>>>);
 
 struct Kept {
     served: Arc<Served>,
@@ -76,49 +79,52 @@ impl Document {
     }
 }
 
-impl OpenApi {
-    /// The document of version 2.
-    fn v2(&self, served: &Arc<Served>, remotes: &Remotes, binary: bool) -> Document {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = kept.as_ref().filter(|k| Arc::ptr_eq(&k.served, served) && Arc::ptr_eq(&k.remotes, remotes)) {
-            match (&kept.binary, binary) {
-                (_, false) => return kept.json.clone(),
-                (Some(document), true) => return document.clone(),
-                (None, true) => {}
-            }
+/// The document of version 2, the one that is kept where it is still right.
+fn kept_v2(kept: &mut Option<Kept>, served: &Arc<Served>, remotes: &Remotes, binary: bool) -> Document {
+    if let Some(kept) = kept.as_ref().filter(|k| Arc::ptr_eq(&k.served, served) && Arc::ptr_eq(&k.remotes, remotes)) {
+        match (&kept.binary, binary) {
+            (_, false) => return kept.json.clone(),
+            (Some(document), true) => return document.clone(),
+            (None, true) => {}
         }
-        let mut document = v2(served);
-        merge::into_openapi(&mut document, remotes);
-        let json = Document::new(document.to_string().into());
-        let written = binary.then(|| Document::new(gnostic::encode(&document)));
-        let wanted = written.clone().unwrap_or_else(|| json.clone());
-        *kept = Some(Kept { served: Arc::clone(served), remotes: Arc::clone(remotes), json, binary: written });
-        wanted
     }
+    let mut document = v2(served);
+    merge::into_openapi(&mut document, remotes);
+    let json = Document::new(document.to_string().into());
+    let written = binary.then(|| Document::new(gnostic::encode(&document)));
+    let wanted = written.clone().unwrap_or_else(|| json.clone());
+    *kept = Some(Kept { served: Arc::clone(served), remotes: Arc::clone(remotes), json, binary: written });
+    wanted
 }
 
-/// Answers below `/openapi`.
-pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap) -> Result<Reply, Status> {
+/// Answers below `/openapi`. What takes that long to make is made beside the threads that answer requests.
+pub(super) async fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap) -> Result<Reply, Status> {
+    let mut kept = Arc::clone(&server.openapi.0).lock_owned().await;
+    let (server, path, headers) = (Arc::clone(server), path.to_owned(), headers.clone());
+    tokio::task::spawn_blocking(move || answer(&server, &path, &headers, &mut kept)).await.map_err(Status::internal)
+}
+
+fn answer(server: &Server, path: &str, headers: &HeaderMap, kept: &mut Option<Kept>) -> Reply {
     let served = server.registry.now();
     match path {
         "/openapi/v2" => {
             let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or("");
             let binary = accept.split(',').any(|clause| gnostic::MEDIA_TYPES.contains(&clause.trim()));
-            let document = server.openapi.v2(&served, &server.aggregator.now(), binary);
-            Ok(document.answer(headers, if binary { gnostic::MEDIA_TYPES[0] } else { JSON }))
+            let document = kept_v2(kept, &served, &server.aggregator.now(), binary);
+            document.answer(headers, if binary { gnostic::MEDIA_TYPES[0] } else { JSON })
         }
-        "/openapi/v3" => Ok(reply(200, "application/json", full(index(&served, &server.aggregator.now()).to_string()))),
+        "/openapi/v3" => reply(200, JSON, full(index(&served, &server.aggregator.now()).to_string())),
         path => {
-            let group_version = path.trim_start_matches("/openapi/v3/");
-            let (group, version) = match group_version.split('/').collect::<Vec<_>>().as_slice() {
-                ["api", version] => (String::new(), (*version).to_owned()),
-                ["apis", group, version] => ((*group).to_owned(), (*version).to_owned()),
-                _ => return Ok(text(404, "404 page not found\n")),
+            let parts: Vec<&str> = path.split('/').collect();
+            let (group, version) = match parts[..] {
+                ["", "openapi", "v3", "api", version] => ("", version),
+                ["", "openapi", "v3", "apis", group, version] => (group, version),
+                _ => return no_such_path(),
             };
-            if !served.has_version(&group, &version) {
-                return Ok(text(404, "404 page not found\n"));
+            if !served.has_version(group, version) {
+                return no_such_path();
             }
-            Ok(Document::new(v3(&served, &group, &version).to_string().into()).answer(headers, JSON))
+            Document::new(v3(&served, group, version).to_string().into()).answer(headers, JSON)
         }
     }
 }
