@@ -152,11 +152,7 @@ impl Program {
         let literal = |i: usize| args.get(i).and_then(|arg| if let ast::Node::Literal(val) = &arg.node { Some(val) } else { None });
         found.or_else(|| match (name.as_str(), literal(0), literal(1)) {
             ("matches" | "find" | "findAll", _, Some(Val::Str(pattern))) => self.regexes.get(pattern).err().map(|fault| fault.to_string()),
-            ("bool" | "bytes" | "double" | "duration" | "int" | "string" | "timestamp" | "uint", Some(_), None) => {
-                let nothing: &[(&str, Val<'_>)] = &[];
-                let mut evaluator = Evaluator { outside: &nothing, regexes: &self.regexes, cost: 0, limit: CALL_LIMIT, locals: Vec::new() };
-                evaluator.eval(expr).err().map(|fault| fault.to_string())
-            }
+            (name, Some(_), None) if args.len() == 1 && eval::CONVERSIONS.contains(&name) => eval::alone(expr).err().map(|fault| fault.to_string()),
             _ => None,
         })
     }
