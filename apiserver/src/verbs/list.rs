@@ -20,7 +20,7 @@ const SCAN: usize = 1_000;
 /// How many objects take about a millisecond to write one by one.
 const MANY: usize = 100;
 /// How long a reader waits for a revision that is yet to come.
-const FUTURE_TIMEOUT: Duration = Duration::from_secs(3);
+pub(super) const FUTURE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Which revision a reader asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
