@@ -10,6 +10,8 @@ pub(super) struct Expr {
     pub node: Node,
     /// What the checker has found its type to be.
     pub type_: Type,
+    /// Its value, where that is known without running it: it costs nothing then.
+    pub constant: Option<Box<Val<'static>>>,
     /// How deep the tree below is.
     pub depth: usize,
 }
@@ -22,8 +24,9 @@ pub(super) enum Node {
     Select { of: Box<Expr>, field: String, optional: bool },
     /// `has(a.b)`
     Has { of: Box<Expr>, field: String },
-    /// `f(a)`, `a.f(b)` (the receiver is the first argument), and operators by cel-go's names: `_+_`.
-    Call { name: String, member: bool, args: Vec<Expr> },
+    /// `f(a)`, `a.f(b)` (the receiver is the first argument), and operators by cel-go's names: `_+_`. Whether the checker
+    /// was sure which overload it is decides what it costs.
+    Call { name: String, member: bool, sure: bool, args: Vec<Expr> },
     And(Vec<Expr>),
     Or(Vec<Expr>),
     Ternary(Box<[Expr; 3]>),
@@ -67,7 +70,21 @@ impl Expr {
     pub fn new(at: usize, node: Node) -> Self {
         let mut depth = 0;
         each_child(&node, &mut |child| depth = depth.max(child.depth));
-        Self { at, node, type_: Type::Dyn, depth: depth + 1 }
+        Self { at, node, type_: Type::Dyn, constant: None, depth: depth + 1 }
+    }
+
+    /// Whether its value is known without running it.
+    pub fn is_constant(&self) -> bool {
+        self.constant.is_some() || matches!(self.node, Node::Literal(_))
+    }
+
+    /// Whether it is what cel-go calls an attribute: a variable or a choice, and what is selected from it.
+    pub fn is_attribute(&self) -> bool {
+        match &self.node {
+            _ if self.is_constant() => false,
+            Node::Call { name, .. } => matches!(name.as_str(), "_[_]" | "_[?_]"),
+            node => matches!(node, Node::Ident(_) | Node::Select { .. } | Node::Has { .. } | Node::Ternary(_)),
+        }
     }
 
     /// Whether the name occurs as an identifier anywhere below.

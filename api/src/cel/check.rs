@@ -14,7 +14,7 @@ use super::{Env, Issue};
 
 /// The type of the expression, whose names are resolved on the way: `ip.isCanonical(x)` is a call of that function.
 pub(super) fn check(env: &Env, expr: &mut Expr) -> Result<Type, Vec<Issue>> {
-    let mut checker = Checker { env, locals: Vec::new(), issues: Vec::new(), bindings: Bindings::default() };
+    let mut checker = Checker { env, locals: Vec::new(), issues: Vec::new(), bindings: Bindings::default(), sure: false };
     checker.expr(expr);
     if checker.issues.is_empty() {
         checker.settle(expr, false);
@@ -53,6 +53,8 @@ struct Checker<'a> {
     locals: Vec<(String, Type)>,
     issues: Vec<Issue>,
     bindings: Bindings,
+    /// Whether only one overload of the function looked up last fits.
+    sure: bool,
 }
 
 impl Checker<'_> {
@@ -90,17 +92,24 @@ impl Checker<'_> {
         // A dotted name may be one variable, `authorizer.requestResource`, or a type.
         if let Node::Select { .. } = &expr.node
             && let Some(name) = path(expr)
-            && let Some(type_) = self.env.variable(&name).cloned().or_else(|| named(&name))
+            && (self.env.variable(&name).is_some() || named(&name).is_some())
         {
             expr.node = Node::Ident(name);
-            return type_;
         }
         match &mut expr.node {
-            Node::Call { name, member, args } => self.call(at, name, member, args),
+            Node::Call { name, member, sure, args } => {
+                let type_ = self.call(at, name, member, args);
+                *sure = self.sure;
+                type_
+            }
             Node::Literal(val) => literal(val),
-            Node::Ident(name) => match self.variable(name).or_else(|| named(name)) {
-                Some(type_) => type_,
-                None => {
+            Node::Ident(name) => match (self.variable(name), named(name)) {
+                (Some(type_), _) => type_,
+                (None, Some(type_)) => {
+                    expr.constant = Some(Box::new(Val::Type(name.as_str().into())));
+                    type_
+                }
+                (None, None) => {
                     let name = name.clone();
                     self.undeclared(at, &name)
                 }
@@ -244,12 +253,14 @@ impl Checker<'_> {
     fn resolved(&mut self, at: usize, name: &str, member: bool, types: &[Type]) -> Type {
         let Some(known) = overloads(name) else { return self.undeclared(at, name) };
         let mut result: Option<Type> = None;
+        self.sure = true;
         for overload in known.iter().filter(|o| o.member == member && o.args.len() == types.len()) {
             let base = self.bindings.count();
             let wanted: Vec<Type> = overload.args.iter().map(|arg| arg.shifted(base)).collect();
             (0..PARAMS).for_each(|_| drop(self.bindings.fresh()));
             if self.bindings.all_fit(types.iter().zip(&wanted)) {
                 let made = self.bindings.resolve(&overload.result.shifted(base), false);
+                self.sure = result.is_none();
                 result = Some(match result {
                     Some(before) if !before.is_dyn() && !before.same(&made) => Type::Dyn,
                     Some(before) => before,
@@ -344,7 +355,7 @@ impl Checker<'_> {
         let exempt = exempt || matches!(&expr.node, Node::Call { name, .. } if name == "format");
         each_child_mut(&mut expr.node, &mut |child| self.settle(child, exempt));
         match &expr.node {
-            Node::Call { name, member, args } => self.literal_arguments(expr.at, name, *member, args),
+            Node::Call { name, member, args, .. } => self.literal_arguments(expr.at, name, *member, args),
             Node::List(items) if !exempt => self.alike(items.iter().map(|(item, optional)| (item, *optional)), true),
             Node::Map(entries) if !exempt => {
                 self.alike(entries.iter().map(|(key, ..)| (key, false)), false);
@@ -352,6 +363,7 @@ impl Checker<'_> {
             }
             _ => {}
         }
+        super::eval::fold(expr);
     }
 
     /// The items of a literal are of one type.

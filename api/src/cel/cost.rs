@@ -119,7 +119,7 @@ impl<'a> Tree<'a> {
             }
             ast::Node::Select { of, field, optional: false } => Node::Select(self.lower(of), field, false),
             ast::Node::Has { of, field } => Node::Select(self.lower(of), field, true),
-            ast::Node::Call { name, member, args } => Node::Call(name, *member, self.all(args)),
+            ast::Node::Call { name, member, args, .. } => Node::Call(name, *member, self.all(args)),
             ast::Node::And(terms) | ast::Node::Or(terms) => Node::Logic(self.all(terms)),
             ast::Node::Ternary(parts) => Node::Call("_?_:_", false, self.all(&**parts)),
             ast::Node::List(items) => Node::List(self.all(items.iter().map(|(item, _)| item))),

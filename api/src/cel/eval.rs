@@ -27,6 +27,41 @@ fn no_overload<T>() -> Result<T, Fault> {
     Err(Fault::error("no such overload"))
 }
 
+/// Conversions, which of a literal are made when the expression is compiled.
+pub(super) const CONVERSIONS: [&str; 9] = ["bool", "bytes", "double", "dyn", "duration", "int", "string", "timestamp", "uint"];
+
+/// Puts the value of what needs nothing from outside where it stands, as cel-go's planner does.
+pub(super) fn fold(expr: &mut Expr) {
+    if let Node::Call { name, sure: true, args, .. } = &mut expr.node
+        && let ("@in", [_, list]) = (name.as_str(), args.as_mut_slice())
+        && let Some(set) = list.constant.as_deref().and_then(Val::items).and_then(|items| items.iter().map(|i| Some((exact_key(i)?, Val::Null))).collect())
+    {
+        list.constant = Some(Box::new(Val::Map(Arc::new(set))));
+    }
+    let known = match &expr.node {
+        Node::List(items) => items.iter().all(|(item, optional)| item.is_constant() && !optional),
+        Node::Map(entries) => entries.iter().all(|(key, value, optional)| key.is_constant() && value.is_constant() && !optional),
+        Node::Call { name, args, .. } => match args.as_slice() {
+            [arg] => arg.is_constant() && CONVERSIONS.contains(&name.as_str()),
+            [_, Expr { node: Node::List(items), .. }] if name == "@in" && items.is_empty() => {
+                expr.constant = Some(Box::new(Val::Bool(false)));
+                return;
+            }
+            _ => false,
+        },
+        _ => false,
+    };
+    if known && let Ok(val) = alone(expr) {
+        expr.constant = Some(Box::new(val));
+    }
+}
+
+/// The value of an expression that needs nothing from outside.
+pub(super) fn alone(expr: &Expr) -> Evaluated<'static> {
+    let (nothing, regexes): (&[(&str, Val<'_>)], _) = (&[], Regexes::default());
+    Evaluator { outside: &nothing, regexes: &regexes, cost: 0, limit: u64::MAX, locals: Vec::new() }.eval(expr)
+}
+
 impl<'e, 'a> Evaluator<'e, 'a> {
     pub fn spend(&mut self, cost: u64) -> Result<(), Fault> {
         self.cost = self.cost.saturating_add(cost);
@@ -34,17 +69,34 @@ impl<'e, 'a> Evaluator<'e, 'a> {
     }
 
     pub fn eval(&mut self, expr: &'e Expr) -> Evaluated<'a> {
+        self.at_base(expr, 1)
+    }
+
+    /// Evaluates. What is an attribute costs `base`, and one for each step of it.
+    fn at_base(&mut self, expr: &'e Expr, base: u64) -> Evaluated<'a> {
+        if let Some(val) = &expr.constant {
+            return Ok((**val).clone());
+        }
         match &expr.node {
             Node::Literal(val) => Ok(val.clone()),
-            Node::Ident(name) => self.ident(name),
-            Node::Select { of, field, optional } => self.select(of, field, *optional),
+            Node::Ident(name) => {
+                self.spend(base)?;
+                self.ident(name)
+            }
+            Node::Select { of, field, optional } => self.select(of, field, *optional, base),
             Node::Has { of, field } => self.has(of, field),
-            Node::Call { name, args, .. } => self.call(name, args),
+            Node::Call { name, args, .. } if matches!(name.as_str(), "_[_]" | "_[?_]") => match args.as_slice() {
+                [of, index] => self.index(of, index, name == "_[?_]", base),
+                _ => no_overload(),
+            },
+            // The function is known by another name than the method.
+            Node::Call { name, member, sure, args } => self.call(name, *sure && (*member || name != "matches"), args),
             Node::And(terms) => self.logic(terms, false),
             Node::Or(terms) => self.logic(terms, true),
+            // What is chosen is only resolved: variables cost nothing.
             Node::Ternary(parts) => match self.eval(&parts[0])? {
-                Val::Bool(true) => self.eval(&parts[1]),
-                Val::Bool(false) => self.eval(&parts[2]),
+                Val::Bool(true) => self.at_base(&parts[1], 0),
+                Val::Bool(false) => self.at_base(&parts[2], 0),
                 _ => no_overload(),
             },
             Node::List(items) => self.list(items),
@@ -55,42 +107,66 @@ impl<'e, 'a> Evaluator<'e, 'a> {
     }
 
     fn ident(&mut self, name: &str) -> Evaluated<'a> {
-        self.spend(1)?;
         if let Some((_, val)) = self.locals.iter().rev().find(|(n, _)| *n == name) {
             return Ok(val.clone());
         }
         match self.outside.variable(name) {
             Some(val) => val.map_err(|why| Fault::error(&why)),
-            None if name.contains('.') || name.chars().all(|c| c.is_ascii_lowercase() || c == '_') => Ok(Val::Type(name.into())),
             None => Err(Fault::error(&format!("no such attribute(s): {name}"))),
         }
     }
 
-    fn select(&mut self, of: &'e Expr, field: &str, optional: bool) -> Evaluated<'a> {
+    /// What something is selected from: an attribute goes on, anything else begins one.
+    fn selected(&mut self, of: &'e Expr, base: u64) -> Evaluated<'a> {
+        if of.is_attribute() {
+            return self.at_base(of, base);
+        }
+        let val = self.eval(of)?;
+        self.spend(base)?;
+        Ok(val)
+    }
+
+    /// A step of an attribute. Where there is nothing to go on from, or optionally to go to, it costs nothing.
+    fn step(&mut self, of: &Val<'a>, index: &Val<'a>, optional: bool) -> Evaluated<'a> {
+        let found = member(of, index, optional)?;
+        self.spend(u64::from(!matches!(found, Val::Optional(None))))?;
+        Ok(found)
+    }
+
+    fn select(&mut self, of: &'e Expr, field: &str, optional: bool, base: u64) -> Evaluated<'a> {
         // Composed variables are only made when they are asked for.
         if let Node::Ident(name) = &of.node
             && name == "variables"
             && let Some(val) = self.outside.composed(field)
         {
-            self.spend(2)?;
+            self.spend(base + 1)?;
             return val.map_err(|why| Fault::error(&why));
         }
-        if let Node::Ident(name) = &of.node
-            && name == "google"
-        {
-            return Ok(Val::Type(format!("google.{field}").into()));
+        let of = self.selected(of, base)?;
+        self.step(&of, &Val::text(field), optional)
+    }
+
+    fn index(&mut self, of: &'e Expr, index: &'e Expr, optional: bool, base: u64) -> Evaluated<'a> {
+        let of = self.selected(of, base)?;
+        if index.is_constant() {
+            let index = self.eval(index)?;
+            return self.step(&of, &index, optional);
         }
-        let of = self.eval(of)?;
-        self.spend(1)?;
-        member(&of, &Val::text(field), optional)
+        // What is computed costs itself; if it is no attribute, it becomes one.
+        let index = self.selected(index, 1)?;
+        member(&of, &index, optional)
     }
 
     fn has(&mut self, of: &'e Expr, field: &str) -> Evaluated<'a> {
         let of = match &of.node {
             // Whether a composed variable is there is known without making it.
-            Node::Ident(name) if name == "variables" && self.outside.composed(field).is_some() => return Ok(Val::Bool(true)),
-            _ => self.eval(of)?,
+            Node::Ident(name) if name == "variables" && self.outside.composed(field).is_some() => {
+                self.spend(1)?;
+                return Ok(Val::Bool(true));
+            }
+            _ => self.selected(of, 0)?,
         };
+        self.spend(u64::from(!matches!(of, Val::Optional(None))))?;
         let inner = match &of {
             Val::Optional(None) => return Ok(Val::Bool(false)),
             Val::Optional(Some(inner)) => (**inner).clone(),
@@ -151,10 +227,9 @@ impl<'e, 'a> Evaluator<'e, 'a> {
         Ok(Val::Object(name.into(), Arc::new(map)))
     }
 
-    fn call(&mut self, name: &str, args: &'e [Expr]) -> Evaluated<'a> {
+    fn call(&mut self, name: &str, sure: bool, args: &'e [Expr]) -> Evaluated<'a> {
         // A fallback is only made when it is needed.
         if let ("or" | "orValue", [first, second]) = (name, args) {
-            self.spend(1)?;
             return match (name, self.eval(first)?) {
                 ("or", some @ Val::Optional(Some(_))) => Ok(some),
                 (_, Val::Optional(Some(inner))) => Ok((*inner).clone()),
@@ -166,27 +241,38 @@ impl<'e, 'a> Evaluator<'e, 'a> {
         for arg in args {
             values.push(self.eval(arg)?);
         }
-        match (name, values.as_slice()) {
-            ("_[_]", [of, index]) => {
-                self.spend(1)?;
-                member(of, index, false)
-            }
-            ("_[?_]", [of, index]) => {
-                self.spend(1)?;
-                member(of, index, true)
-            }
-            _ => lib::call(self, name, &values),
+        // Looking something up in a list that doesn't change is free.
+        if let ("@in", true, [_, list]) = (name, sure, args)
+            && list.constant.as_deref().is_some_and(|list| matches!(list, Val::Map(_)) || list.items().is_some_and(|items| items.iter().all(is_primitive)))
+            && matches!(list.node, Node::List(_))
+        {
+            return lib::operators(name, &values).unwrap_or_else(no_overload);
         }
+        lib::call(self, name, sure, &values)
     }
 
     fn comprehension(&mut self, m: &'e Macro) -> Evaluated<'a> {
+        let start = self.cost;
         let range = self.eval(&m.range)?;
+        let value_cost = self.cost - start;
         if matches!(m.kind, MacroKind::OptMap | MacroKind::OptFlatMap) {
+            self.spend(1)?;
             return match range {
-                Val::Optional(None) => Ok(Val::Optional(None)),
+                Val::Optional(None) => {
+                    self.spend(1)?;
+                    Ok(Val::Optional(None))
+                }
                 Val::Optional(Some(inner)) => {
+                    // The value is looked up again, if it is used.
+                    if m.body.mentions(&m.vars[0]) {
+                        self.spend(value_cost.saturating_add(1))?;
+                    }
                     let made = self.with(m, [(*inner).clone(), Val::Null], &m.body)?;
-                    Ok(if m.kind == MacroKind::OptMap { made.some() } else { made })
+                    if m.kind == MacroKind::OptFlatMap {
+                        return Ok(made);
+                    }
+                    self.spend(1)?;
+                    Ok(made.some())
                 }
                 _ => no_overload(),
             };
@@ -201,6 +287,8 @@ impl<'e, 'a> Evaluator<'e, 'a> {
             (_, Some(entries)) => entries.into_iter().map(|(key, value)| [key, value]).collect(),
             _ => return no_overload(),
         };
+        // A list with one item that is added to what there is so far.
+        let added = if m.body.is_constant() { 2 } else { 12 };
         match m.kind {
             MacroKind::All | MacroKind::Exists => self.quantified(m, rounds),
             MacroKind::ExistsOne => {
@@ -214,8 +302,9 @@ impl<'e, 'a> Evaluator<'e, 'a> {
             MacroKind::Filter => {
                 let mut kept = Vec::new();
                 for round in rounds {
-                    kept.extend(self.holds(m, round, &m.body, 12)?.map(|[item, _]| item));
+                    kept.extend(self.holds(m, round, &m.body, 13)?.map(|[item, _]| item));
                 }
+                self.spend(1)?;
                 Ok(Val::list(kept))
             }
             MacroKind::Map => {
@@ -223,8 +312,9 @@ impl<'e, 'a> Evaluator<'e, 'a> {
                 for round in rounds {
                     let Some(round) = self.passing(m, round)? else { continue };
                     made.push(self.with(m, round, &m.body)?);
-                    self.spend(12)?;
+                    self.spend(added)?;
                 }
+                self.spend(1)?;
                 Ok(Val::list(made))
             }
             MacroKind::SortBy => {
@@ -232,23 +322,27 @@ impl<'e, 'a> Evaluator<'e, 'a> {
                 for round in rounds {
                     let item = round[0].clone();
                     keyed.push((self.with(m, round, &m.body)?, item));
-                    self.spend(12)?;
+                    self.spend(added)?;
                 }
+                // The list by its name, twice, and the list of keys.
+                self.spend(lib::self_compare(keyed.iter().map(|(key, _)| key)).saturating_add(3))?;
                 lib::lists::sort_by_key(keyed)
             }
             _ => {
+                let entry = m.kind == MacroKind::TransformMapEntry;
                 let mut map = BTreeMap::new();
                 for round in rounds {
                     let Some(round) = self.passing(m, round)? else { continue };
                     let key = round[0].clone();
                     let made = self.with(m, round, &m.body)?;
-                    self.spend(2)?;
-                    let entries = if m.kind == MacroKind::TransformMap { vec![(key, made)] } else { made.entries().map_or_else(no_overload, Ok)? };
+                    self.spend(if entry { 2 } else { 3 })?;
+                    let entries = if entry { made.entries().map_or_else(no_overload, Ok)? } else { vec![(key, made)] };
                     for (key, value) in entries {
                         let key = key.key().map_or_else(no_overload, Ok)?;
                         insert(&mut map, key, value)?;
                     }
                 }
+                self.spend(1)?;
                 Ok(Val::Map(Arc::new(map)))
             }
         }
@@ -256,34 +350,38 @@ impl<'e, 'a> Evaluator<'e, 'a> {
 
     fn quantified(&mut self, m: &'e Macro, rounds: Vec<[Val<'a>; 2]>) -> Evaluated<'a> {
         let decisive = m.kind == MacroKind::Exists;
-        let mut fault = None;
+        let mut answer = Ok(Val::Bool(!decisive));
         for round in rounds {
-            self.spend(if decisive { 4 } else { 3 })?;
+            // Whether to go on is asked before each round; then what there is so far comes first.
+            self.spend(if decisive { 3 } else { 2 })?;
+            if matches!(answer, Ok(Val::Bool(b)) if b == decisive) {
+                break;
+            }
+            self.spend(1)?;
             match self.with(m, round, &m.body) {
-                Ok(Val::Bool(b)) if b == decisive => return Ok(Val::Bool(decisive)),
+                Ok(Val::Bool(b)) if b == decisive => answer = Ok(Val::Bool(decisive)),
                 Ok(Val::Bool(_)) => {}
-                Ok(_) => drop(fault.get_or_insert(Fault::error("no such overload"))),
                 Err(Fault::TooExpensive) => return Err(Fault::TooExpensive),
-                Err(other) => drop(fault.get_or_insert(other)),
+                Ok(_) if answer.is_ok() => answer = Err(Fault::error("no such overload")),
+                Err(other) if answer.is_ok() => answer = Err(other),
+                Ok(_) | Err(_) => {}
             }
         }
         self.spend(1)?;
-        fault.map_or(Ok(Val::Bool(!decisive)), Err)
+        answer
     }
 
     /// The round, if the macro's filter takes it.
     fn passing(&mut self, m: &'e Macro, round: [Val<'a>; 2]) -> Result<Option<[Val<'a>; 2]>, Fault> {
         match &m.filter {
             None => Ok(Some(round)),
-            Some(filter) => self.holds(m, round, filter, 1),
+            Some(filter) => self.holds(m, round, filter, 0),
         }
     }
 
     /// The round, if the judgement of it is true; that costs `cost` more.
     fn holds(&mut self, m: &'e Macro, round: [Val<'a>; 2], judge: &'e Expr, cost: u64) -> Result<Option<[Val<'a>; 2]>, Fault> {
-        let judged = self.with(m, round.clone(), judge)?;
-        self.spend(1)?;
-        match judged {
+        match self.with(m, round.clone(), judge)? {
             Val::Bool(true) => {
                 self.spend(cost)?;
                 Ok(Some(round))
@@ -303,6 +401,16 @@ impl<'e, 'a> Evaluator<'e, 'a> {
         self.locals.truncate(before);
         result
     }
+}
+
+/// A value as a member of a set; numbers with a point are none.
+fn exact_key(val: &Val<'_>) -> Option<Key> {
+    if matches!(val, Val::Double(_)) { None } else { val.key() }
+}
+
+/// Whether a value is one of those that sets are made of.
+fn is_primitive(val: &Val<'_>) -> bool {
+    matches!(val, Val::Bool(_) | Val::Int(_) | Val::Uint(_) | Val::Double(_) | Val::Str(_))
 }
 
 /// What stands in a literal; with `?`, what is in the optional.

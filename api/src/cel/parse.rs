@@ -163,7 +163,7 @@ impl Parser<'_> {
     }
 
     fn call(&self, at: usize, name: &str, args: Vec<Expr>) -> Parsed {
-        self.make(at, Node::Call { name: name.into(), member: false, args })
+        self.make(at, Node::Call { name: name.into(), member: false, sure: false, args })
     }
 
     fn expr(&mut self) -> Parsed {
@@ -447,7 +447,7 @@ impl Parser<'_> {
         };
         let Some((kind, count, filtered)) = shape else {
             args.insert(0, target);
-            return self.make(at, Node::Call { name, member: true, args });
+            return self.make(at, Node::Call { name, member: true, sure: false, args });
         };
         let mut vars = Vec::new();
         for var in args.drain(..count) {

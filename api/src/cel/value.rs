@@ -197,10 +197,22 @@ impl<'a> Val<'a> {
     /// The size that costs are reckoned by.
     pub(super) fn cost_size(&self) -> u64 {
         match self {
-            Self::Str(s) => s.len() as u64,
             Self::Optional(Some(inner)) => inner.cost_size(),
             Self::Opaque(opaque) => opaque.cost_size(),
             other => other.size().map_or(1, |n| n as u64),
+        }
+    }
+
+    /// What going through it costs, item by item.
+    pub(super) fn traversal(&self) -> u64 {
+        match self {
+            Self::Str(s) => s.len() as u64 / 10,
+            Self::Bytes(b) => b.len() as u64 / 10,
+            other => match (other.items(), other.entries()) {
+                (Some(items), _) => items.iter().map(Val::traversal).sum(),
+                (_, Some(entries)) => entries.iter().map(|(key, value)| key.traversal() + value.traversal()).sum(),
+                _ => 1,
+            },
         }
     }
 

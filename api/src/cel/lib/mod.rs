@@ -61,9 +61,9 @@ fn traversal(size: u64) -> u64 {
     size.div_ceil(10)
 }
 
-/// Calls a function.
-pub(super) fn call<'a>(eval: &mut Evaluator<'_, 'a>, name: &str, args: &[Val<'a>]) -> Evaluated<'a> {
-    eval.spend(cost(name, args))?;
+/// Calls a function. `sure` is whether the checker knew which overload it is.
+pub(super) fn call<'a>(eval: &mut Evaluator<'_, 'a>, name: &str, sure: bool, args: &[Val<'a>]) -> Evaluated<'a> {
+    eval.spend(cost(name, sure, args))?;
     let regexes = eval.regexes;
     let answer = operators(name, args)
         .or_else(|| convert::call(name, args))
@@ -75,42 +75,74 @@ pub(super) fn call<'a>(eval: &mut Evaluator<'_, 'a>, name: &str, args: &[Val<'a>
         .or_else(|| formats::call(name, args))
         .or_else(|| authz::call(name, args));
     let answer = answer.unwrap_or_else(no_overload)?;
-    if matches!(name, "join" | "replace" | "format") {
-        eval.spend(traversal(answer.cost_size()))?;
+    match name {
+        "join" => eval.spend(traversal(2 * answer.cost_size()))?,
+        "slice" => eval.spend(answer.cost_size())?,
+        _ => {}
     }
     Ok(answer)
 }
 
-/// What a call costs, by the sizes of its arguments.
-fn cost(name: &str, args: &[Val<'_>]) -> u64 {
+/// What a call costs, by the sizes of its arguments. Where several overloads may be meant, cel-go looks less closely.
+fn cost(name: &str, sure: bool, args: &[Val<'_>]) -> u64 {
     let size = |i: usize| args.get(i).map_or(0, Val::cost_size);
+    let smaller = || traversal(size(0).min(size(1)));
+    let regex = |i: usize| size(i).div_ceil(4);
+    // A call, and a list.
+    let listed = |n: u64| n.saturating_add(11);
     match name {
         "check" => CHECK,
-        "fieldSelector" | "labelSelector" => 10 + traversal(size(1)) + size(1) / 2 * 50,
-        "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" | "distinct" | "reverse" | "flatten" | "slice" => size(0),
-        "sort" => size(0).saturating_mul(size(0).max(2).ilog2().into()),
-        "lists.range" => match args.first() {
-            Some(Val::Int(n)) => 10 + u64::try_from(*n).unwrap_or(0),
-            _ => 10,
-        },
-        "sets.contains" | "sets.intersects" => size(0).saturating_mul(size(1)),
-        "sets.equivalent" => size(0).saturating_mul(size(1)).saturating_mul(2),
-        "url" | "isURL" | "lowerAscii" | "upperAscii" | "substring" | "trim" | "jsonpatch.escapeKey" | "cidr" | "isIP" | "isCIDR" | "ip"
-        | "quantity" | "isQuantity" | "semver" | "isSemver" | "startsWith" | "endsWith" | "bytes" | "format" | "strings.quote" => traversal(size(0)),
+        "fieldSelector" | "labelSelector" => 10 + traversal(size(1)) + size(1).div_ceil(2) * 50,
+        "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" => args.first().map_or(0, Val::traversal),
+        "distinct" | "sort" => self_compare(args.first().and_then(Val::items).unwrap_or_default().iter()),
+        "reverse" => listed(size(0)),
+        "slice" => listed(0),
+        "flatten" => listed(match args.get(1) {
+            Some(Val::Int(depth)) => (*depth as f64 * size(0) as f64) as u64,
+            _ => size(0),
+        }),
+        "lists.range" => listed(match args.first() {
+            Some(Val::Int(n)) => u64::try_from(*n).unwrap_or(0),
+            _ => 0,
+        }),
+        "sets.contains" | "sets.intersects" => size(0).saturating_mul(size(1)).saturating_add(1),
+        "sets.equivalent" => size(0).saturating_mul(size(1)).saturating_mul(2).saturating_add(1),
+        "ip" if matches!(args.first(), Some(Val::Opaque(_))) => 1,
+        "url" | "lowerAscii" | "upperAscii" | "substring" | "trim" | "jsonpatch.escapeKey" | "cidr" | "isIP" | "isCIDR" | "ip" | "quantity"
+        | "isQuantity" | "semver" | "isSemver" | "startsWith" | "endsWith" | "format" | "strings.quote" => traversal(size(0)),
+        "bytes" | "string" if sure && matches!((name, args.first()), ("bytes", Some(Val::Str(_))) | ("string", Some(Val::Bytes(_)))) => traversal(size(0)),
         "replace" | "split" | "ip.isCanonical" => traversal(2 * size(0)),
-        "matches" | "find" | "findAll" => traversal(1 + size(0)).saturating_mul(size(1).div_ceil(4).max(1)),
-        "validate" => traversal(1 + size(1)).saturating_mul(15),
+        "join" => 0,
+        "matches" if !sure => 1,
+        "matches" | "find" | "findAll" => traversal(1 + size(0)).saturating_mul(regex(1)),
+        "validate" => match args.first() {
+            Some(Val::Opaque(format)) => traversal(1 + size(1)).saturating_mul(format.regex_size().div_ceil(4)),
+            _ => 1,
+        },
         "contains" => traversal(size(0)).saturating_mul(traversal(size(1))),
-        "containsIP" | "containsCIDR" => traversal(3 * size(0)) + traversal(size(1)),
-        "@in" => size(1),
-        "_==_" | "_!=_" if !matches!(args.first(), Some(Val::Opaque(_))) => traversal(size(0).min(size(1))),
-        "_<_" | "_<=_" | "_>_" | "_>=_" => traversal(size(0).min(size(1))),
-        "_+_" if matches!(args.first(), Some(Val::Str(_) | Val::Bytes(_))) => traversal(size(0) + size(1)),
+        "containsIP" | "containsCIDR" => {
+            let own = if name == "containsIP" { 0 } else { traversal(size(0)) + 1 };
+            let other = if sure && matches!(args.get(1), Some(Val::Str(_))) { traversal(size(1)) } else { 0 };
+            traversal(2 * size(0)) + own + other
+        }
+        "@in" if sure && args.get(1).is_some_and(|list| matches!(list, Val::List(_) | Val::JsonList(..))) => size(1),
+        "_==_" if matches!(args.first(), Some(Val::Opaque(_))) => 1,
+        "_==_" | "_!=_" => smaller(),
+        "_<_" | "_<=_" | "_>_" | "_>=_" if sure && matches!(args.first(), Some(Val::Str(_) | Val::Bytes(_))) => smaller(),
+        "_+_" if sure && matches!(args.first(), Some(Val::Str(_) | Val::Bytes(_))) => traversal(size(0) + size(1)),
         _ => 1,
     }
 }
 
-fn operators<'a>(name: &str, args: &[Val<'a>]) -> Option<Evaluated<'a>> {
+/// What comparing the items of a list with each other costs.
+pub(super) fn self_compare<'v, 'a: 'v>(items: impl ExactSizeIterator<Item = &'v Val<'a>>) -> u64 {
+    let mut items = items.peekable();
+    let text = matches!(items.peek(), Some(Val::Str(_) | Val::Bytes(_)));
+    let pairs = (items.len() as u64).saturating_pow(2) as f64;
+    ((pairs * if text { 2.1 } else { 2.0 }) as u64).saturating_add(11)
+}
+
+pub(super) fn operators<'a>(name: &str, args: &[Val<'a>]) -> Option<Evaluated<'a>> {
     use Val::{Bool, Double, Duration, Int, Str, Timestamp, Uint};
     let int = |n: Option<i64>| Some(n.map_or_else(|| fault("integer overflow"), |n| Ok(Int(n))));
     let uint = |n: Option<u64>| Some(n.map_or_else(|| fault("unsigned integer overflow"), |n| Ok(Uint(n))));
@@ -158,10 +190,9 @@ fn operators<'a>(name: &str, args: &[Val<'a>]) -> Option<Evaluated<'a>> {
         ("_-_", [Timestamp(t), Duration(d)]) => moment(t.checked_sub(*d)),
         ("_-_", [Timestamp(a), Timestamp(b)]) => Some(Ok(Duration(a.duration_since(*b)))),
         ("_+_", [a, b]) => a.joined(b).map(Ok),
-        ("@in", [a, b]) => match (b.items(), b.entries()) {
-            (Some(items), _) => bool(items.iter().any(|i| i.equals(a))),
-            (_, Some(_)) => bool(b.member(a).flatten().is_some()),
-            _ => None,
+        ("@in", [a, b]) => match b.member(a) {
+            Some(found) => bool(found.is_some()),
+            None => bool(b.items()?.iter().any(|i| i.equals(a))),
         },
         ("size", [a]) => a.size().map(|n| Ok(Int(n as i64))),
         ("type", [a]) => Some(Ok(Val::Type(a.type_name().into()))),

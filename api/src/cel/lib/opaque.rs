@@ -114,8 +114,23 @@ impl Opaque {
 
     pub(in super::super) fn cost_size(&self) -> u64 {
         match self {
-            Self::Ip(ip) | Self::Cidr(Cidr { address: ip, .. }) => if ip.is_ipv4() { 4 } else { 16 },
+            Self::Ip(ip) => if ip.is_ipv4() { 4 } else { 16 },
+            Self::Cidr(cidr) => u64::from(cidr.bits).div_ceil(8),
             _ => 1,
+        }
+    }
+
+    /// How long the regular expression of a format is.
+    pub(in super::super) fn regex_size(&self) -> u64 {
+        let Self::Format(format) = self else { return 0 };
+        match format.name {
+            "DNS1123Subdomain" | "QualifiedName" | "DNS1123SubdomainPrefix" => 60,
+            "LabelValue" => 40,
+            "URI" => 1103,
+            "uuid" => 70,
+            "byte" => 84,
+            "date" | "datetime" => 71,
+            _ => 30,
         }
     }
 }
