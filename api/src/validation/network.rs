@@ -308,8 +308,8 @@ fn slice_endpoints(e: &mut Errors, slice: &At) {
 /// Which zones and nodes an endpoint is meant for.
 fn hints(e: &mut Errors, hints: &At) {
     const MAX: usize = 8;
-    let lists: [(&str, fn(&str) -> Vec<String>); 2] = [("forZones", names::label_value), ("forNodes", names::dns_subdomain)];
-    for (list, rule) in lists.map(|(name, rule)| (hints.at(name), rule)) {
+    for (list, rule) in [("forZones", names::label_value as fn(&str) -> Vec<String>), ("forNodes", names::dns_subdomain)] {
+        let list = hints.at(list);
         if list.len() > MAX {
             return e.push(Error::too_many(&list.path, list.len(), MAX));
         }

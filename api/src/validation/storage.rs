@@ -177,7 +177,7 @@ pub(super) fn claim_spec(e: &mut Errors, spec: &At) {
         e.filled(&source.at("name"));
         e.filled(&source.at("kind"));
         if source.at("apiGroup").is_empty() && source.at("kind").str() != "PersistentVolumeClaim" {
-            e.invalid_value(&source, source.at("kind").str(), "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
+            e.invalid_value(source, source.at("kind").str(), "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
         }
         e.optional_form(&source.at("apiGroup"), names::dns_subdomain);
         e.optional_form(&source.at("namespace"), names::dns_label);

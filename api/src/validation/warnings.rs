@@ -101,11 +101,11 @@ pub(super) fn of(group: &str, kind: &str, object: &Value, old: Option<&Value>) -
             found.old(&spec.at("externalID"), "this field is deprecated, and is unused by Kubernetes");
             spec.at("podCIDRs").items().for_each(|range| found.range(&range));
         }
-        ("", "ServiceAccount") if meta::annotation(&new, MOUNTABLE).is_some() => {
-            if old.is_none_or(|old| meta::annotation(&At::root(old), MOUNTABLE).is_none()) {
-                let words = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
-                found.say(&new.at("metadata.annotations").key(MOUNTABLE), words);
-            }
+        ("", "ServiceAccount")
+            if meta::annotation(&new, MOUNTABLE).is_some() && old.is_none_or(|old| meta::annotation(&At::root(old), MOUNTABLE).is_none()) =>
+        {
+            let words = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
+            found.say(&new.at("metadata.annotations").key(MOUNTABLE), words);
         }
         ("", "ResourceQuota") if is_new => {
             let hard = spec.at("hard");
@@ -131,10 +131,8 @@ pub(super) fn of(group: &str, kind: &str, object: &Value, old: Option<&Value>) -
                 addresses.for_each(|address| found.ip(&address));
             }
         }
-        ("networking.k8s.io", "Ingress") if is_new => {
-            if meta::annotation(&new, INGRESS_CLASS).is_some() && !spec.at("ingressClassName").is_set() {
-                found.0.push(format!("annotation {INGRESS_CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"));
-            }
+        ("networking.k8s.io", "Ingress") if is_new && meta::annotation(&new, INGRESS_CLASS).is_some() && !spec.at("ingressClassName").is_set() => {
+            found.0.push(format!("annotation {INGRESS_CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"));
         }
         ("networking.k8s.io", "NetworkPolicy") => {
             for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
@@ -181,7 +179,7 @@ impl Found {
 
     /// Something that is old, if it is there.
     fn old(&mut self, at: &At, words: &str) {
-        if !words.is_empty() && at.is_set() && at.str().is_empty() == !at.value.is_string() {
+        if !words.is_empty() && at.is_set() && at.str().is_empty() != at.value.is_string() {
             self.say(at, words);
         }
     }

@@ -53,8 +53,8 @@ pub(super) struct Seen {
 impl Seen {
     pub fn new(request: &Request<'_>, matched: &Resource, object: Option<&Value>) -> Result<Self, Status> {
         let call = request.call;
-        let in_namespace = !call.info.namespace.is_empty() && !(call.resource.group.is_empty() && call.resource.plural == "namespaces");
-        let mut namespace = if in_namespace { request.namespace_object()? } else { Value::Null };
+        let in_none = call.info.namespace.is_empty() || call.resource.group.is_empty() && call.resource.plural == "namespaces";
+        let mut namespace = if in_none { Value::Null } else { request.namespace_object()? };
         if let Some(metadata) = namespace.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.remove("managedFields");
             metadata.remove("ownerReferences");

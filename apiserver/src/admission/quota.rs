@@ -21,9 +21,13 @@ use crate::verbs::Call;
 pub(super) struct ResourceQuota;
 
 const PREFIX: &str = "/registry/resourcequotas/";
-/// What is claimed and not yet written, by the quota's key: each claim with its number.
+
+/// Claims by the quota's key, each with its number.
+type Book = HashMap<String, Vec<(u64, Resources)>>;
+
+/// What is claimed and not yet written, and the last claim's number.
 #[derive(Debug, Default)]
-pub(crate) struct Ledger(Mutex<(u64, HashMap<String, Vec<(u64, Resources)>>)>);
+pub(crate) struct Ledger(Mutex<(u64, Book)>);
 
 /// A claim in the ledger, which ends with it.
 pub(crate) struct Claim {
