@@ -190,8 +190,11 @@ impl Walk {
     }
 
     /// Go reads these on their own: what isn't known there is dropped, but not told.
-    fn json_schema(&self, value: &mut Value) -> Result<(), String> {
-        Schema::json_schema().map_or(Ok(()), |schema| Walk { keeps: self.keeps, ..Self::default() }.node(schema, value))
+    fn json_schema(&mut self, value: &mut Value) -> Result<(), String> {
+        let mut walk = Walk { keeps: self.keeps, path: std::mem::take(&mut self.path), ..Self::default() };
+        let result = Schema::json_schema().map_or(Ok(()), |schema| walk.node(schema, value));
+        self.path = walk.path;
+        result
     }
 
     fn object(&mut self, object: &Object, map: &mut Map<String, Value>) -> Result<(), String> {
