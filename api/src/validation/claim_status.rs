@@ -81,11 +81,9 @@ fn device(e: &mut Errors, device: &At, given: bool) {
     e.form(&device.at("device"), names::dns_label);
     uid(e, &device.at("shareID"));
     if !given {
-        let parts: Vec<&str> = ["driver", "pool", "device", "shareID"].iter().map(|field| device.at(field).str()).collect();
-        let shown = parts.join("/");
-        let value = Some(shown.trim_end_matches('/').to_owned() + if shown.ends_with("//") { "//" } else { "" });
-        let value = if device.at("shareID").is_set() { Some(shown) } else { value };
-        e.push(Error { value, ..Error::invalid(&device.path, Value::Null, "must be an allocated device in the claim") });
+        let parts = [("Driver", "driver"), ("Pool", "pool"), ("Device", "device"), ("ShareID", "shareID")];
+        let parts: Vec<String> = parts.iter().map(|(name, field)| format!("{name:?}:{}", Value::from(device.at(field).str()))).collect();
+        e.push(Error { value: Some(format!("{{{}}}", parts.join(","))), ..Error::invalid(&device.path, Value::Null, "must be an allocated device in the claim") });
     }
     let conditions = device.at("conditions");
     if conditions.len() > MAX_CONDITIONS {
@@ -131,7 +129,7 @@ mod tests {
         let given = json!({"devices": {"results": [{"request": "r", "driver": "d.io", "pool": "p", "device": "x"}]}});
         let named = json!([{"driver": "d.io", "pool": "p", "device": "x", "networkData": {"ips": ["10.0.0.1/8"]}}]);
         check(json!({"allocation": given, "devices": named}), &[]);
-        check(json!({"devices": named}), &["status.devices[0]: Invalid value: d.io/p/x: must be an allocated device in the claim"]);
+        check(json!({"devices": named}), &[r#"status.devices[0]: Invalid value: {"Driver":"d.io","Pool":"p","Device":"x","ShareID":""}: must be an allocated device in the claim"#]);
         check(json!({"reservedFor": [{"resource": "pods", "name": "p", "uid": "u"}]}), &["status.reservedFor: Forbidden: may not be specified when `allocated` is not set"]);
     }
 }
