@@ -124,7 +124,7 @@ pub fn violations(standard: Standard, metadata: &Value, spec: &Value) -> Vec<(St
         }
         found.extend([pod.host_ports(), pod.probe_hosts(), pod.privileged()]);
         let strict_proc = restricted && pod.version >= 35;
-        if !strict_proc && !(pod.version >= 35 && pod.has_own_users()) {
+        if !(strict_proc || pod.version >= 35 && pod.has_own_users()) {
             found.push(pod.proc_mount());
         }
         found.push(pod.selinux());

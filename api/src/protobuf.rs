@@ -46,14 +46,16 @@ pub enum Error {
     },
 }
 
-type Numbers = HashMap<&'static str, Vec<(&'static str, Vec<u32>)>>;
+/// The properties of a message, each with the numbers that lead to it.
+type Properties = Vec<(&'static str, Vec<u32>)>;
+type Numbers = HashMap<&'static str, Properties>;
 
 fn numbers() -> &'static Numbers {
     static NUMBERS: OnceLock<Numbers> = OnceLock::new();
     NUMBERS.get_or_init(|| TEXT.lines().filter_map(read_line).collect())
 }
 
-fn read_line(line: &'static str) -> Option<(&'static str, Vec<(&'static str, Vec<u32>)>)> {
+fn read_line(line: &'static str) -> Option<(&'static str, Properties)> {
     let mut words = line.split(' ');
     let name = words.next()?;
     let properties = words.filter_map(|word| {
@@ -61,7 +63,7 @@ fn read_line(line: &'static str) -> Option<(&'static str, Vec<(&'static str, Vec
         Some((property, path.split('.').map(str::parse).collect::<Result<_, _>>().ok()?))
     });
     // By number, so that what belongs to one inlined message stands together.
-    let mut properties: Vec<(_, Vec<u32>)> = properties.collect();
+    let mut properties: Properties = properties.collect();
     properties.sort_by(|a, b| a.1.cmp(&b.1));
     Some((name, properties))
 }

@@ -131,7 +131,22 @@ pub enum ResourceSchema {
     Custom(Arc<Custom>),
 }
 
+/// The built-in resources that are deprecated, all of the core group, and what clients are told of that.
+pub const DEPRECATED: [(&str, &str); 2] = [
+    ("componentstatuses", "v1 ComponentStatus is deprecated in v1.19+"),
+    ("endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+];
+
 impl Resource {
+    /// What clients are told, if it is deprecated.
+    pub fn deprecation(&self) -> Option<&str> {
+        match self.custom() {
+            Some(custom) => custom.warning.as_deref(),
+            None if self.group.is_empty() => DEPRECATED.iter().find(|(plural, _)| *plural == self.plural).map(|(_, words)| *words),
+            None => None,
+        }
+    }
+
     /// `v1`, `apps/v1`
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.to_string() } else { format!("{}/{}", self.group, self.version) }

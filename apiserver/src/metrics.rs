@@ -155,8 +155,6 @@ impl Timer {
 
 /// How many admission plugins there may be; the last place is all of them together.
 const MOST_PLUGINS: usize = 32;
-/// What is deprecated of the core group: removed in no release.
-const DEPRECATED: [&str; 2] = ["componentstatuses", "endpoints"];
 const STEP: &str = "apiserver_admission_step_admission_duration_seconds";
 const PLUGIN: &str = "apiserver_admission_controller_admission_duration_seconds";
 const WEBHOOK: &str = "apiserver_admission_webhook_admission_duration_seconds";
@@ -321,7 +319,8 @@ impl Metrics {
             histogram.expose(out, WEBHOOK, labels);
         }
         head(out, "apiserver_requested_deprecated_apis", "gauge", "[STABLE] Deprecated APIs that have been requested");
-        let deprecated = requests.sizes.keys().filter(|a| a.group.is_empty() && DEPRECATED.contains(&a.resource.as_str()));
+        // None of them is to be removed in a release that is known.
+        let deprecated = requests.sizes.keys().filter(|a| a.group.is_empty() && skiff_api::resource::DEPRECATED.iter().any(|(plural, _)| *plural == a.resource));
         for (resource, subresource) in deprecated.map(|about| (&about.resource, &about.subresource)).collect::<BTreeSet<_>>() {
             let labels = format!("group=\"\",removed_release=\"\",resource=\"{resource}\",subresource=\"{subresource}\",version=\"v1\"");
             let _ = writeln!(out, "apiserver_requested_deprecated_apis{{{labels}}} 1");

@@ -31,6 +31,7 @@ const SEEDS: &[&str] = &[
     "{.spec.containers[?(@.name==\"c\")].ports[*].containerPort}",
     "123.456e3",
     "\u{63}abc",
+    r#"{"v":"meta.k8s.io/v1","rv":7,"start":"ns/a\u0000"}"#,
     "k8s\0\u{a}\u{9}\u{a}\u{2}v1\u{12}\u{3}Pod\u{12}\u{5}\u{a}\u{3}\u{a}\u{1}a",
 ];
 

@@ -4,6 +4,7 @@
 
 use std::sync::{Arc, OnceLock};
 
+use base64::Engine;
 use serde_json::{Value, json};
 use skiff_api::apply::{Manager, Operation, apply};
 use skiff_api::cel::{Env, Program, Type, Val};
@@ -30,6 +31,7 @@ pub const ALL: &[(&str, fn(&[u8]))] = &[
     ("cel", evaluate),
     ("jsonpath", find),
     ("quantity", quantity),
+    ("continue_token", go_on),
 ];
 
 fn pod() -> &'static Arc<Resource> {
@@ -184,5 +186,20 @@ pub fn quantity(data: &[u8]) {
         let shown = quantity.to_string();
         assert_eq!(Quantity::parse(&shown).map(|again| again.to_string()).as_ref(), Ok(&shown));
         let _ = (quantity.milli_value(), quantity.value(), quantity.round_up_to_milli());
+    }
+}
+
+/// Continue tokens: whatever they say, they lead below the prefix, and what is written again leads there too.
+pub fn go_on(data: &[u8]) {
+    use skiff_apiserver::http::continuation;
+    const PREFIX: &str = "/registry/pods/";
+    let text = String::from_utf8_lossy(data);
+    // As it comes, and as what a token holds.
+    for token in [text.as_ref().to_owned(), base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(data)] {
+        if let Ok((revision, key)) = continuation::read(&token, PREFIX) {
+            let path = key.strip_prefix(PREFIX).expect("below the prefix");
+            assert!(path.split('/').all(|part| !matches!(part, "" | "." | "..")));
+            assert_eq!(continuation::read(&continuation::write(revision, path), PREFIX).ok(), Some((revision, key)));
+        }
     }
 }

@@ -204,10 +204,13 @@ fn declared(type_: &Type) -> String {
     }
 }
 
+/// How much of what is wrong is reported: cel-go's figure. Each line of a report shows the whole line of the source.
+const REPORTED: usize = 100;
+
 /// cel-go's report of what is wrong.
 fn report(source: &str, issues: &[Issue]) -> String {
     let chars: Vec<char> = source.chars().collect();
-    let shown = issues.iter().map(|issue| {
+    let shown = issues.iter().take(REPORTED).map(|issue| {
         let at = issue.at.min(chars.len());
         let start = chars[..at].iter().rposition(|c| *c == '\n').map_or(0, |i| i + 1);
         let end = chars[start..].iter().position(|c| *c == '\n').map_or(chars.len(), |i| start + i);
@@ -217,5 +220,6 @@ fn report(source: &str, issues: &[Issue]) -> String {
         let mark = if chars.get(at).is_none_or(char::is_ascii) { '^' } else { '＾' };
         format!("ERROR: <input>:{number}:{}: {}\n | {line}\n | {dots}{mark}", at - start + 1, issue.message)
     });
-    shown.collect::<Vec<_>>().join("\n")
+    let more = issues.len().checked_sub(REPORTED).filter(|more| *more > 0).map(|more| format!("{more} more errors were truncated"));
+    shown.chain(more).collect::<Vec<_>>().join("\n")
 }

@@ -300,6 +300,13 @@ fn costs_are_upstreams() {
 
 /// What upstream's 1.36 says of wrong expressions: each one's line is followed by its errors.
 #[test]
+fn a_report_ends() {
+    let why = Program::compile(&Env::default(), &"#".repeat(10_000)).expect_err("no expression");
+    assert_eq!(why.matches("ERROR").count(), 100);
+    assert!(why.ends_with("more errors were truncated"), "{why}");
+}
+
+#[test]
 fn refusals_are_upstreams() {
     let type_ = Type::of_schema(&cases_schema(), false).expect("a type");
     let env = Env::default().with("self", type_.clone()).with("oldSelf", type_);

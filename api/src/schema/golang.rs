@@ -179,7 +179,7 @@ impl Writer<'_> {
                 let chosen = POD_SPEC.split_whitespace().filter_map(|name| object.property(name)).map(|p| (go_name(p), p, &whole));
                 self.fields(chosen.collect());
             }
-            "io.k8s.api.core.v1.PodTemplateSpec" => self.pod_template(object, &whole),
+            _ if object.property("metadata").is_some_and(|p| p.schema.go_type == "v1.ObjectMeta") => self.embedding(object, &whole),
             _ => {
                 let mut ordered: Vec<&Property> = object.properties.iter().collect();
                 ordered.sort_by_key(|p| p.position);
@@ -214,25 +214,29 @@ impl Writer<'_> {
         self.fields(chosen);
     }
 
-    /// The metadata of a template is embedded, so its fields stand beside the spec.
-    fn pod_template(&mut self, object: &Object, template: &Value) {
+    /// The metadata of an object or a template is embedded, so its fields stand beside the others.
+    fn embedding(&mut self, object: &Object, whole: &Value) {
         self.open('{');
         let metadata = object.property("metadata").map_or(Schema::any(), |p| &p.schema);
         let mut first = true;
         for property in ordered(metadata) {
-            if let Some(value) = template["metadata"].get(property.name.as_ref()) {
+            if let Some(value) = whole["metadata"].get(property.name.as_ref()) {
                 self.item(first);
                 first = false;
                 self.key(&property.name);
                 self.value(&property.schema, value, true);
             }
         }
-        if let Some(spec) = object.property("spec") {
+        let mut rest: Vec<&Property> = object.properties.iter().filter(|p| !matches!(p.name.as_ref(), "metadata" | "kind" | "apiVersion")).collect();
+        rest.sort_by_key(|p| p.position);
+        for property in rest {
             self.item(first);
-            self.key("Spec");
-            self.value(&spec.schema, &template["spec"], false);
+            first = false;
+            self.key(&go_name(property));
+            let pointer = matches!(property.presence, Presence::Given | Presence::AlwaysNull);
+            self.value(&property.schema, whole.get(property.name.as_ref()).unwrap_or(&Value::Null), pointer);
         }
-        self.close('}', false);
+        self.close('}', first);
     }
 
     fn tagged(&mut self, object: &Object, map: &Map<String, Value>) {

@@ -198,7 +198,7 @@ pub(super) fn scale(e: &mut Errors, object: &At) {
 }
 
 pub(super) fn budget(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
+    meta::object_meta(e, object, true, meta::path_segment);
     budget_spec(e, &object.at("spec"));
 }
 
@@ -447,6 +447,11 @@ fn limited_level(e: &mut Errors, limited: &At) {
     let shares = limited.at("nominalConcurrencyShares");
     if shares.int().is_some_and(|n| n < 0) {
         e.invalid(&shares, "must be a non-negative integer");
+    }
+    let (lent, borrowed) = (limited.at("lendablePercent"), limited.at("borrowingLimitPercent"));
+    e.in_range(&lent, 0, 100);
+    if borrowed.number() < 0 {
+        e.invalid(&borrowed, "if specified, must be a non-negative integer");
     }
     let response = limited.at("limitResponse");
     let queuing = response.at("queuing");

@@ -92,7 +92,9 @@ pub(super) fn ephemeral_containers(e: &mut Errors, pod: &Pod) {
             e.not_found(&target);
         }
         for (field, value) in container.value.as_object().into_iter().flatten() {
-            if !EPHEMERAL.contains(&field.as_str()) && !At::root(value).is_empty() {
+            // What Go has a pointer to is there even when it is empty.
+            let given = !At::root(value).is_empty() || value.is_object() && field != "resources";
+            if given && !EPHEMERAL.contains(&field.as_str()) {
                 e.forbidden(&container.at(field), "cannot be set for an Ephemeral Container");
             }
         }

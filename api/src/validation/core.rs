@@ -170,6 +170,8 @@ pub(super) fn node_update(e: &mut Errors, new: &At, old: &Value) {
     if !was.at("providerID").is_empty() && meta::changed(&spec, was.value, "providerID") {
         e.forbidden(&spec.at("providerID"), words("providerID"));
     }
+    // Upstream looks at these twice.
+    scheduling::taints(e, &spec.at("taints").called("metadata.taints"));
     scheduling::taints(e, &spec.at("taints").called("metadata.taints"));
 }
 

@@ -16,7 +16,9 @@ pub(super) fn definition(e: &mut Errors, object: &At) {
     let (names, group) = (spec.at("names"), spec.at("group"));
     let wanted = format!("{}.{}", names.at("plural").str(), group.str());
     let name = object.at("metadata.name");
-    if name.str() != wanted {
+    if name.is_empty() {
+        e.required(&name, "name or generateName is required");
+    } else if name.str() != wanted {
         e.invalid(&name, "must be spec.names.plural+\".\"+spec.group");
     }
     meta::labels(e, &object.at("metadata.labels"));
@@ -57,7 +59,7 @@ fn definition_spec(e: &mut Errors, spec: &At, old: &Value) {
         e.invalid(&At { value: &shown, ..versions.clone() }, "must have exactly one version marked as storage version");
     }
     if let Some(first) = versions.items().next() {
-        e.form(&first.at("name").called(spec.below("version")), names::dns1035_label);
+        e.optional_form(&first.at("name").called(spec.below("version")), names::dns1035_label);
         if agreed {
             version_rules(e, &first, old, &spec.path, &spec.below("validation.openAPIV3Schema"));
         }

@@ -21,7 +21,7 @@ const EFFECTS: [&str; 3] = ["NoExecute", "NoSchedule", "None"];
 const NOT_A_REQUEST: &str = "must be the name of a request in the claim or the name of a request and a subrequest separated by '/'";
 
 /// Each item keeps the rule, and there aren't too many. `false` when there are.
-fn slice(e: &mut Errors, list: &At, max: usize, mut rule: impl FnMut(&mut Errors, &At)) -> bool {
+pub(super) fn slice(e: &mut Errors, list: &At, max: usize, mut rule: impl FnMut(&mut Errors, &At)) -> bool {
     if list.len() > max {
         e.push(Error::too_many(&list.path, list.len(), max));
         return false;
@@ -31,7 +31,7 @@ fn slice(e: &mut Errors, list: &At, max: usize, mut rule: impl FnMut(&mut Errors
 }
 
 /// The same, and no two have the same name.
-fn set<'a>(e: &mut Errors, list: &At<'a>, max: usize, name: &str, rule: impl FnMut(&mut Errors, &At)) {
+pub(super) fn set<'a>(e: &mut Errors, list: &At<'a>, max: usize, name: &str, rule: impl FnMut(&mut Errors, &At)) {
     if slice(e, list, max, rule) {
         let named = |item: At<'a>| if name.is_empty() { item } else { item.at(name).called(item.path) };
         e.unique(list.items().map(named));
@@ -48,6 +48,11 @@ pub(super) fn claim_update(e: &mut Errors, new: &At, old: &Value) {
     e.unchanged(new, old, &["spec"]);
 }
 
+pub(super) fn template_update(e: &mut Errors, new: &At, old: &Value) {
+    template(e, new);
+    claim_update(e, new, old);
+}
+
 pub(super) fn template(e: &mut Errors, template: &At) {
     meta::object_meta(e, template, true, meta::subdomain);
     meta::annotations(e, &template.at("spec.metadata.annotations"));
@@ -57,23 +62,7 @@ pub(super) fn template(e: &mut Errors, template: &At) {
 
 fn claim_spec(e: &mut Errors, spec: &At) {
     let devices = spec.at("devices");
-    let named = |reference: &str| {
-        let (request, alternative) = reference.split_once('/').map_or((reference, None), |(request, rest)| (request, Some(rest)));
-        devices.at("requests").items().filter(|r| r.at("name").str() == request).any(|r| {
-            alternative.is_none_or(|wanted| r.at("firstAvailable").items().any(|sub| sub.at("name").str() == wanted))
-        })
-    };
-    let references = |e: &mut Errors, list: &At| {
-        set(e, list, MAX, "", |e, name| {
-            if name.str().matches('/').count() > 1 {
-                return e.invalid(name, NOT_A_REQUEST);
-            }
-            name.str().split('/').for_each(|part| e.form(&At::root(&part.into()).called(&name.path), names::dns_label));
-            if !named(name.str()) {
-                e.invalid(name, NOT_A_REQUEST);
-            }
-        });
-    };
+    let references = |e: &mut Errors, list: &At| set(e, list, MAX, "", |e, name| request_reference(e, name, &devices));
     set(e, &devices.at("requests"), MAX, "name", request);
     slice(e, &devices.at("constraints"), MAX, |e, constraint| {
         references(e, &constraint.at("requests"));
@@ -92,6 +81,19 @@ fn claim_spec(e: &mut Errors, spec: &At) {
         references(e, &config.at("requests"));
         configuration(e, config);
     });
+}
+
+/// The name of one of the requests of `devices`, or of one of its alternatives.
+pub(super) fn request_reference(e: &mut Errors, name: &At, devices: &At) {
+    if name.str().matches('/').count() > 1 {
+        return e.invalid(name, NOT_A_REQUEST);
+    }
+    name.str().split('/').for_each(|part| e.form(&At::root(&part.into()).called(&name.path), names::dns_label));
+    let (request, alternative) = name.str().split_once('/').map_or((name.str(), None), |(request, rest)| (request, Some(rest)));
+    let mut requests = devices.at("requests").items().filter(|r| r.at("name").str() == request);
+    if !requests.any(|r| alternative.is_none_or(|wanted| r.at("firstAvailable").items().any(|sub| sub.at("name").str() == wanted))) {
+        e.invalid_value(name, name.str(), NOT_A_REQUEST);
+    }
 }
 
 fn request(e: &mut Errors, request: &At) {
@@ -152,7 +154,7 @@ fn selectors(e: &mut Errors, list: &At) {
     });
 }
 
-fn configuration(e: &mut Errors, config: &At) {
+pub(super) fn configuration(e: &mut Errors, config: &At) {
     let opaque = config.at("opaque");
     if !opaque.is_set() {
         return e.required(&opaque, "");
@@ -221,20 +223,23 @@ fn places(e: &mut Errors, at: &At, names: &[&str], nothing: &str) -> Vec<String>
     found
 }
 
+/// The name of a pool of devices.
+pub(super) fn pool_name(e: &mut Errors, name: &At) {
+    if name.is_empty() {
+        return e.required(name, "");
+    }
+    if name.str().len() > 253 {
+        e.too_long(name, 253);
+    }
+    for part in name.str().split('/') {
+        names::dns_subdomain(part).into_iter().for_each(|fault| e.invalid_value(name, part, fault));
+    }
+}
+
 fn slice_spec(e: &mut Errors, spec: &At, old: &Value) {
     csi_driver_name(e, &spec.at("driver"));
     let pool = spec.at("pool");
-    let name = pool.at("name");
-    if name.is_empty() {
-        e.required(&name, "");
-    } else {
-        if name.str().len() > 253 {
-            e.too_long(&name, 253);
-        }
-        for fault in name.str().split('/').flat_map(names::dns_subdomain) {
-            e.invalid(&name, fault);
-        }
-    }
+    pool_name(e, &pool.at("name"));
     if pool.at("resourceSliceCount").number() <= 0 {
         e.invalid_value(&pool.at("resourceSliceCount"), pool.at("resourceSliceCount").number(), "must be greater than zero");
     }
@@ -342,7 +347,7 @@ fn device(e: &mut Errors, device: &At, old: Option<&Value>, per_device: bool) {
 }
 
 /// The conditions that a binding waits for, and those that end it.
-fn conditions(e: &mut Errors, device: &At) {
+pub(super) fn conditions(e: &mut Errors, device: &At) {
     let (good, bad) = (device.at("bindingConditions"), device.at("bindingFailureConditions"));
     for list in [&good, &bad] {
         slice(e, list, 4, |e, name| e.form(name, names::qualified_name));

@@ -4,10 +4,9 @@ use serde_json::{Value, json};
 
 use super::check::{At, Errors};
 use super::cron;
-use super::workloads::matching_template;
+use super::workloads::{chosen as chosen_by, matching_template};
 use super::{meta, pod};
 use crate::field::Error;
-use crate::labels::Selector;
 use crate::names;
 
 const UID_LABEL: &str = "batch.kubernetes.io/controller-uid";
@@ -35,7 +34,7 @@ pub(super) fn job(e: &mut Errors, job: &At) {
             }
         }
         let generated: Value = generated.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect();
-        if Selector::from_label_selector(selector.value).is_ok_and(|s| !s.matches(&generated)) {
+        if chosen_by(selector.value).is_some_and(|s| !s.matches(&generated)) {
             e.invalid(&selector, "`selector` not auto-generated");
         }
     }
@@ -56,7 +55,7 @@ fn job_with_selector(e: &mut Errors, spec: &At) {
     } else {
         e.required(&selector, "");
     }
-    if Selector::from_label_selector(selector.value).is_ok_and(|s| !s.is_empty()) {
+    if chosen_by(selector.value).is_some_and(|s| !s.is_empty()) {
         matching_template(e, selector.value, &spec.at("template"));
     } else if !selector.is_set() {
         e.invalid(&spec.at("template.metadata.labels"), "`selector` does not match template `labels`");
@@ -187,7 +186,7 @@ fn chosen(e: &mut Errors, at: &At, supported: &[&str]) {
 }
 
 /// The indexes of `1,3-5` of so many completions: how many there are.
-fn indexes(text: &str, completions: i64) -> Result<i64, String> {
+pub(super) fn indexes(text: &str, completions: i64) -> Result<i64, String> {
     let (mut last, mut total) = (None, 0);
     let increasing = |before: i64, now: i64| format!("non-increasing order, previous: {before}, current: {now}");
     let number = |part: &str| match part.parse::<i64>() {
@@ -299,13 +298,6 @@ pub(super) fn job_update(e: &mut Errors, new: &At, old: &Value) {
         e.immutable(&template);
     }
     e.unchanged(&spec, was.value, &["completionMode", "podFailurePolicy", "backoffLimitPerIndex", "managedBy", "successPolicy"]);
-}
-
-pub(super) fn job_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    for field in ["active", "succeeded", "failed", "ready", "terminating"] {
-        e.non_negative(&new.at("status").at(field));
-    }
 }
 
 pub(super) fn cron_job(e: &mut Errors, object: &At) {

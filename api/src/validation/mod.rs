@@ -6,6 +6,7 @@
 mod access;
 mod address;
 mod check;
+mod claim_status;
 mod cluster;
 mod container;
 mod core;
@@ -14,6 +15,7 @@ mod custom;
 mod definition;
 mod devices;
 mod diff;
+mod job_status;
 mod jobs;
 pub(crate) mod meta;
 mod network;
@@ -159,7 +161,7 @@ const KINDS: &[Rules] = &[
         .with(&[("status", cluster::autoscaler_status)]),
     kind("autoscaling", "Scale", cluster::scale, meta::meta_update),
     kind("batch", "CronJob", jobs::cron_job, jobs::cron_job_update),
-    kind("batch", "Job", jobs::job, jobs::job_update).with(&[("status", jobs::job_status)]),
+    kind("batch", "Job", jobs::job, jobs::job_update).with(&[("status", job_status::update)]),
     kind("certificates.k8s.io", "CertificateSigningRequest", access::signing_request, access::signing_request_update)
         .with(&[("status", access::signing_request_status), ("approval", access::signing_request_approval)]),
     kind("coordination.k8s.io", "Lease", cluster::lease, cluster::lease_update),
@@ -181,8 +183,9 @@ const KINDS: &[Rules] = &[
     kind("rbac.authorization.k8s.io", "Role", access::role, access::role_update),
     kind("rbac.authorization.k8s.io", "RoleBinding", access::role_binding, access::role_binding_update),
     kind("resource.k8s.io", "DeviceClass", devices::class, devices::class_update),
-    kind("resource.k8s.io", "ResourceClaim", devices::claim, devices::claim_update),
-    kind("resource.k8s.io", "ResourceClaimTemplate", devices::template, devices::claim_update),
+    kind("resource.k8s.io", "ResourceClaim", devices::claim, devices::claim_update)
+        .with(&[("status", claim_status::update)]),
+    kind("resource.k8s.io", "ResourceClaimTemplate", devices::template, devices::template_update),
     kind("resource.k8s.io", "ResourceSlice", devices::resource_slice, devices::resource_slice_update),
     kind("scheduling.k8s.io", "PriorityClass", cluster::priority_class, cluster::priority_class_update),
     kind("storage.k8s.io", "CSIDriver", storage::driver, storage::driver_update),

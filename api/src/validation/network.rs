@@ -175,12 +175,12 @@ fn policy_port(e: &mut Errors, at: &At) {
         }
         return;
     }
-    e.port(&port);
-    if !end.is_set() {
-        return;
+    if end.is_set() && port.value.is_string() {
+        e.invalid(&end, "may not be specified when `port` is non-numeric");
     }
-    if port.value.is_string() {
-        return e.invalid(&end, "may not be specified when `port` is non-numeric");
+    e.port(&port);
+    if !end.is_set() || port.value.is_string() {
+        return;
     }
     if end.number() < port.number() {
         // Upstream shows the port here.
@@ -300,6 +300,26 @@ fn slice_endpoints(e: &mut Errors, slice: &At) {
         meta::labels(e, &topology);
         if endpoint.at("hostname").is_set() {
             e.form(&endpoint.at("hostname"), names::dns_label);
+        }
+        hints(e, &endpoint.at("hints"));
+    }
+}
+
+/// Which zones and nodes an endpoint is meant for.
+fn hints(e: &mut Errors, hints: &At) {
+    const MAX: usize = 8;
+    let lists: [(&str, fn(&str) -> Vec<String>); 2] = [("forZones", names::label_value), ("forNodes", names::dns_subdomain)];
+    for (list, rule) in lists.map(|(name, rule)| (hints.at(name), rule)) {
+        if list.len() > MAX {
+            return e.push(Error::too_many(&list.path, list.len(), MAX));
+        }
+        let mut seen = Vec::new();
+        for name in list.items().map(|item| item.at("name")) {
+            if seen.contains(&name.str()) {
+                e.duplicate(&name);
+            }
+            seen.push(name.str());
+            e.form(&name, rule);
         }
     }
 }

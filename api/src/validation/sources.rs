@@ -69,7 +69,12 @@ pub(super) fn rules(e: &mut Errors, kind: &str, source: &At, lasting: bool) {
                 e.invalid_value(&source.at("path"), source.at("path").str(), "must be an absolute path");
             }
         }
-        "gcePersistentDisk" | "awsElasticBlockStore" => e.in_range(&source.at("partition"), 0, 255),
+        "gcePersistentDisk" | "awsElasticBlockStore" => {
+            // Upstream's words are stricter than its rule.
+            if !(0..=255).contains(&source.at("partition").number()) {
+                e.invalid(&source.at("partition"), names::range_error(1, 255));
+            }
+        }
         "cinder" => secret(e, &source.at("secretRef"), lasting),
         "storageos" => {
             e.required_form(&source.at("volumeName"), names::dns_label);

@@ -214,7 +214,7 @@ pub(super) fn claim_update(e: &mut Errors, new: &At, old: &Value) {
         e.forbidden(&spec, format!("{words}\n{}", spec.changes(&was, &now)));
     }
     let given = At::root(old).at("status.capacity").key("storage").quantity().unwrap_or_default();
-    if new_size < old_size && new_size.is_some_and(|size| size <= given) {
+    if new_size < old_size && new_size.unwrap_or_default() <= given {
         e.forbidden(&spec.at("resources.requests.storage"), "field can not be less than status.capacity");
     }
     let mode = spec.at("volumeMode").called("volumeMode");
@@ -348,6 +348,10 @@ pub(super) fn driver(e: &mut Errors, driver: &At) {
         if !spec.at(field).is_set() {
             e.required(&spec.at(field).called(spec.below(if field == "attachRequired" { "attachedRequired" } else { field })), "");
         }
+    }
+    let period = spec.at("nodeAllocatableUpdatePeriodSeconds");
+    if period.int().is_some_and(|seconds| seconds < 10) {
+        e.invalid(&period, "must be greater than or equal to 10 seconds");
     }
     e.maybe_one_of(&spec.at("fsGroupPolicy"), &["File", "None", "ReadWriteOnceWithFSType"]);
     for mode in spec.at("volumeLifecycleModes").items() {

@@ -416,7 +416,7 @@ mod tests {
     fn others() {
         let named = json!({"metadata": {"name": "a.b"}, "spec": {"template": {"spec": {"hostAliases": [{"ip": "010.0.0.1"}]}}}});
         let found = of("apps", "Deployment", &named, None);
-        assert!(found[0].starts_with("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [a low"), "{found:?}");
+        assert!(found[0].starts_with("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [must not contain dots]"), "{found:?}");
         assert_eq!(found[1..], ["spec.template.spec.hostAliases[0].ip: non-standard IP address \"010.0.0.1\" is invalid: use \"10.0.0.1\""]);
         assert_eq!(of("apps", "Deployment", &named, Some(&named)), [""; 0]);
         let headless = json!({"spec": {"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"], "sessionAffinity": "ClientIP"}});

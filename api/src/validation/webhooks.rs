@@ -368,8 +368,9 @@ pub(super) fn api_service(e: &mut Errors, object: &At) {
         for field in ["namespace", "name"].map(|f| service.at(f)) {
             e.filled(&field);
         }
-        if service.at("port").is_set() {
-            e.port_number(&service.at("port"));
+        let port = service.at("port");
+        if let Some(fault) = port.int().and_then(|n| names::port_number(n).into_iter().next()) {
+            e.invalid(&port, format!("port is not valid: {fault}"));
         }
         if insecure.flag() && !bundle.is_empty() {
             e.push(Error { value: Some("true".into()), ..Error::invalid(&insecure.path, "", "may not be true if caBundle is present") });

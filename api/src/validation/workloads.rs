@@ -10,10 +10,17 @@ use crate::value::items;
 
 const MISMATCH: &str = "`selector` does not match template `labels`";
 
+/// A selector that can be read: keys, operators and values are as they must be.
+pub(super) fn chosen(selector: &Value) -> Option<Selector> {
+    let mut faults = Errors::default();
+    meta::label_selector(&mut faults, &At::root(selector));
+    if faults.0.is_empty() { Selector::from_label_selector(selector).ok() } else { None }
+}
+
 /// The template's labels must be what the selector (the object form) chooses.
 pub(super) fn matching_template(e: &mut Errors, selector: &Value, template: &At) {
     let labels = template.at("metadata.labels");
-    if Selector::from_label_selector(selector).is_ok_and(|s| !s.is_empty() && !s.matches(labels.value)) {
+    if chosen(selector).is_some_and(|s| !s.is_empty() && !s.matches(labels.value)) {
         e.invalid(&labels, MISMATCH);
     }
 }
@@ -161,15 +168,15 @@ fn daemon_set_spec(e: &mut Errors, spec: &At) {
         "RollingUpdate" if !rolling.is_set() => e.required(&rolling, ""),
         "RollingUpdate" => {
             let (unavailable, surge) = (rolling.at("maxUnavailable"), rolling.at("maxSurge"));
+            e.int_or_percent(&unavailable);
+            e.int_or_percent(&surge);
             match (int_or_percent_value(&unavailable) != 0, int_or_percent_value(&surge) != 0) {
                 (false, false) => e.required(&unavailable, "cannot be 0 when maxSurge is 0"),
                 (true, true) => e.invalid(&surge, "may not be set when maxUnavailable is non-zero"),
                 _ => {}
             }
-            for field in [unavailable, surge] {
-                e.int_or_percent(&field);
-                e.at_most_all(&field);
-            }
+            e.at_most_all(&unavailable);
+            e.at_most_all(&surge);
         }
         _ => e.unsupported(&strategy, &["RollingUpdate", "OnDelete"]),
     }
@@ -179,8 +186,8 @@ fn daemon_set_spec(e: &mut Errors, spec: &At) {
 
 pub(super) fn daemon_set_update(e: &mut Errors, new: &At, old: &Value) {
     meta::meta_update(e, new, old);
-    daemon_set_spec(e, &new.at("spec"));
     e.unchanged(&new.at("spec"), &old["spec"], &["selector"]);
+    daemon_set_spec(e, &new.at("spec"));
 }
 
 pub(super) fn stateful_set(e: &mut Errors, object: &At) {

@@ -1,6 +1,7 @@
 //! Bodies: what comes in (bounded), and what goes out.
 
 use std::convert::Infallible;
+use std::task::Poll;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
@@ -23,9 +24,24 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).boxed_unsync()
 }
 
-/// A body that comes bit by bit.
+/// How many bits of a body are written before others have their turn. A client that reads quickly would else keep a thread for
+/// as long as the body is: a large list takes a tenth of a second to compress and encrypt.
+const BITS_A_TURN: usize = 4;
+
+/// A body that comes bit by bit; bits are up to some 64 KiB.
 pub fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Body {
-    StreamBody::new(chunks.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync()
+    let (mut chunks, mut left) = (Box::pin(chunks), BITS_A_TURN);
+    let paced = futures::stream::poll_fn(move |context| {
+        if left == 0 {
+            left = BITS_A_TURN;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let polled = chunks.poll_next_unpin(context);
+        left = if polled.is_ready() { left - 1 } else { BITS_A_TURN };
+        polled
+    });
+    StreamBody::new(paced.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync()
 }
 
 /// An answer with a content type.
@@ -58,5 +74,30 @@ where
             Err(Status::new(413, "RequestEntityTooLarge", message))
         }
         Err(error) => Err(Status::bad_request(format!("read the request's body: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Waker};
+
+    use http_body::Body as _;
+
+    use super::*;
+
+    #[test]
+    fn a_long_body_lets_others_have_their_turn() {
+        let chunks = (0..=2 * BITS_A_TURN).map(|i| Bytes::from(i.to_string()));
+        let mut body = stream(futures::stream::iter(chunks));
+        let mut turns = vec![0];
+        loop {
+            match Pin::new(&mut body).poll_frame(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(Some(_)) => turns.last_mut().map_or((), |bits| *bits += 1),
+                Poll::Ready(None) => break,
+                Poll::Pending => turns.push(0),
+            }
+        }
+        assert_eq!(turns, [BITS_A_TURN, BITS_A_TURN, 1]);
     }
 }

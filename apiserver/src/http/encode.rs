@@ -90,14 +90,14 @@ impl Encoder<'_> {
     }
 
     /// Whether objects go out as plain JSON.
-    fn plain(&self) -> bool {
+    pub fn is_plain(&self) -> bool {
         self.shape.transform == Transform::None && self.shape.format == Format::Json && !self.pretty
     }
 
     /// Whether the stored bytes can go out as they are. Custom objects may be stored in any version, others are in one.
     fn splices(&self, object: &Object) -> bool {
         let version = self.resource.api_version();
-        self.plain() && if self.resource.custom().is_some() { object.is_in_version(&version) } else { self.resource.stored_as == version }
+        self.is_plain() && if self.resource.custom().is_some() { object.is_in_version(&version) } else { self.resource.stored_as == version }
     }
 
     /// The answer that shows one object.
@@ -200,7 +200,7 @@ impl Encoder<'_> {
         if self.shape.format == Format::Protobuf {
             return Ok(written(200, self.message_list(&meta.into(), &list.items)?.into(), self.shape));
         }
-        if self.plain() && list.items.iter().all(|item| matches!(item, Shown::Stored(object) if self.splices(object))) {
+        if self.is_plain() && list.items.iter().all(|item| matches!(item, Shown::Stored(object) if self.splices(object))) {
             let items: Vec<Arc<Object>> = list.items.into_iter().filter_map(|i| if let Shown::Stored(o) = i { Some(o) } else { None }).collect();
             let size = size_of(&items);
             let mut reply = reply(200, self.shape.content_type(), self.spliced(meta, items));

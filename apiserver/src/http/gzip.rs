@@ -15,6 +15,9 @@ use super::body::{Reply, stream as streamed};
 /// Upstream compresses what is larger than this, 128 KiB, and as quickly as it goes.
 const THRESHOLD: usize = 128 * 1024;
 
+/// How much is compressed at a time.
+const PIECE: usize = 64 * 1024;
+
 /// Marks an answer that may be compressed, with about how many bytes it has.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Compressible(pub usize);
@@ -34,19 +37,22 @@ pub fn compress(reply: Reply) -> Reply {
     parts.headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
     parts.headers.append(VARY, HeaderValue::from_static("Accept-Encoding"));
     parts.headers.remove(CONTENT_LENGTH);
-    let begun = Some((BodyStream::new(body), GzEncoder::new(Vec::new(), Compression::fast())));
+    let begun = Some((BodyStream::new(body), Bytes::new(), GzEncoder::new(Vec::new(), Compression::fast())));
     let chunks = stream::unfold(begun, |state| async move {
-        let (mut body, mut encoder) = state?;
+        let (mut body, mut data, mut encoder) = state?;
         loop {
-            let Some(frame) = body.next().await else {
-                return encoder.finish().ok().map(|rest| (Bytes::from(rest), None));
-            };
-            let Ok(data) = frame.map(|f| f.into_data().unwrap_or_default());
+            if data.is_empty() {
+                let Some(frame) = body.next().await else {
+                    return encoder.finish().ok().map(|rest| (Bytes::from(rest), None));
+                };
+                let Ok(frame) = frame;
+                data = frame.into_data().unwrap_or_default();
+            }
             // Writing to memory doesn't fail.
-            encoder.write_all(&data).ok()?;
+            encoder.write_all(&data.split_to(data.len().min(PIECE))).ok()?;
             if !encoder.get_ref().is_empty() {
                 let ready = Bytes::from(std::mem::take(encoder.get_mut()));
-                return Some((ready, Some((body, encoder))));
+                return Some((ready, Some((body, data, encoder))));
             }
         }
     });

@@ -1,6 +1,7 @@
 //! HTTP: what a request asks for, and what an answer looks like. Nothing here knows a resource.
 
 pub mod body;
+pub mod continuation;
 pub mod encode;
 pub mod gzip;
 pub mod info;

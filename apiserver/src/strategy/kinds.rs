@@ -165,20 +165,24 @@ fn own_name(limits: &mut Value, _: Option<&Value>) {
     }
 }
 
-/// The older field for where a new claim's data is from knows claims and snapshots alone; both fields say the same.
+/// The older field for where a claim's data is from knows claims and snapshots alone; of a new one both fields say the same.
 fn data_sources(claim: &mut Value, old: Option<&Value>) {
-    let Some(spec) = claim.get_mut("spec").and_then(Value::as_object_mut).filter(|_| old.is_none()) else { return };
+    let Some(spec) = claim.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    let in_use = old.is_some_and(|old| ["dataSource", "dataSourceRef"].iter().any(|field| !value::at(old, &["spec", field]).is_null()));
     let group = |source: &Value| value::text(source, &["apiGroup"]).to_owned();
     let known = |source: &Value| match value::text(source, &["kind"]) {
         "PersistentVolumeClaim" => group(source).is_empty(),
         kind => kind == "VolumeSnapshot" && group(source) == "snapshot.storage.k8s.io",
     };
-    if spec.get("dataSource").is_some_and(|source| !known(source)) {
+    if !in_use && spec.get("dataSource").is_some_and(|source| !known(source)) {
         spec.remove("dataSource");
     }
     // Sources of other namespaces are a feature that is off.
-    if spec.get("dataSourceRef").is_some_and(|source| !value::text(source, &["namespace"]).is_empty()) {
+    if !in_use && spec.get("dataSourceRef").is_some_and(|source| !value::text(source, &["namespace"]).is_empty()) {
         spec.remove("dataSourceRef");
+    }
+    if old.is_some() {
+        return;
     }
     match (spec.get("dataSource").cloned(), spec.get("dataSourceRef").cloned()) {
         (Some(source), None) => drop(spec.insert("dataSourceRef".into(), source)),
@@ -407,6 +411,13 @@ impl Strategy for Nodes {
             })
         });
     }
+
+    /// What there was of configurations for kubelets in the API stays where it is, and comes nowhere else.
+    fn prepare_update(&self, call: &Call, new: &mut Value, old: &Value) {
+        if call.info.subresource == "status" && value::at(old, &["status", "config"]).is_null() {
+            value::remove(new, &["status", "config"]);
+        }
+    }
 }
 
 /// Pods end in their own time.
@@ -467,7 +478,7 @@ impl Strategy for Jobs {
         if value::at(object, &["spec", "manualSelector"]).as_bool() == Some(true) {
             return;
         }
-        let (uid, name) = (value::at(object, &["metadata", "uid"]).clone(), value::at(object, &["metadata", "name"]).clone());
+        let [uid, name] = ["uid", "name"].map(|key| Value::from(value::text(object, &["metadata", key])));
         let labels = value::object_mut(object, &["spec", "template", "metadata", "labels"]);
         let before = Value::Object(labels.clone());
         for (key, text) in [

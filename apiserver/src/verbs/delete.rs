@@ -294,5 +294,5 @@ pub(super) async fn delete_collection(call: &Call, body: &Bytes) -> Result<Reply
         .try_filter_map(|shown| async move { Ok::<_, Status>(shown) })
         .try_collect()
         .await?;
-    call.encoder().list(List { items, revision, next: String::new(), remaining: None })
+    list::write(call, List { items, revision, next: String::new(), remaining: None })
 }

@@ -3,32 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::alphabet::URL_SAFE;
-use base64::engine::general_purpose::{GeneralPurpose, NO_PAD};
-use serde::{Deserialize, Serialize};
-use skiff_api::{Status, field, fields, json, labels};
+use skiff_api::{Status, field, fields, labels};
 use skiff_store::Revision;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::{Call, options};
 use crate::cache::{Filter, Listed, Object, ResourceCache};
 use crate::convert;
 use crate::http::body::Reply;
+use crate::http::continuation;
 use crate::http::encode::{List, Shown};
 use crate::http::query::Query;
 
 /// How many entries of the store are looked through at a time for a filtered page.
 const SCAN: usize = 1_000;
+/// How many objects take about a millisecond to write one by one.
+const MANY: usize = 100;
 /// How long a reader waits for a revision that is yet to come.
-const FUTURE_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Where a list goes on: upstream's token, base64 of JSON.
-#[derive(Debug, Deserialize, Serialize)]
-struct Continue {
-    v: String,
-    rv: i64,
-    start: String,
-}
+pub(super) const FUTURE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Which revision a reader asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +135,17 @@ pub(super) async fn list(call: &Call) -> Result<Reply, Status> {
     }
     let mut page = page(call, &filter, wanted, limit).await?;
     page.items = chosen(call, page.items, &late).await?;
-    call.encoder().list(page)
+    write(call, page)
+}
+
+/// Writes the list. What isn't put together from ready bytes is made object by object: a long one takes long, and what else this
+/// thread has to do goes on elsewhere.
+pub(super) fn write(call: &Call, list: List) -> Result<Reply, Status> {
+    let encoder = call.encoder();
+    if list.items.len() > MANY && !encoder.is_plain() && Handle::current().runtime_flavor() == RuntimeFlavor::MultiThread {
+        return tokio::task::block_in_place(|| encoder.list(list));
+    }
+    encoder.list(list)
 }
 
 /// The items in the resource's version, without those that don't have the `late` fields.
@@ -160,8 +162,7 @@ async fn page(call: &Call, filter: &Filter, wanted: Wanted, limit: usize) -> Res
         if !matches!(wanted, Wanted::Newest | Wanted::Any) {
             return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let (at, after) = read_token(token, cache.prefix())?;
-        let at = if at < 0 { None } else { Some(at.unsigned_abs()) };
+        let (at, after) = continuation::read(token, cache.prefix())?;
         return stored_page(call, &cache, filter, at, &after, limit).await;
     }
     let revision = match wanted {
@@ -175,7 +176,7 @@ async fn page(call: &Call, filter: &Filter, wanted: Wanted, limit: usize) -> Res
     let Listed { objects, more, newest } = cache.list(filter, limit);
     let revision = revision.max(newest);
     let next = match objects.last() {
-        Some(last) if more > 0 => write_token(revision, last.path()),
+        Some(last) if more > 0 => continuation::write(Some(revision), last.path()),
         _ => String::new(),
     };
     let remaining = (filter.labels.is_empty() && filter.fields.is_empty()).then_some(more);
@@ -209,7 +210,7 @@ async fn stored_page(
             }
             if limit > 0 && found.len() == limit {
                 let remaining = (seen - index - 1) as u64 + page.remaining;
-                let next = found.last().filter(|_| remaining > 0).map_or(String::new(), |o| write_token(page.revision, o.path()));
+                let next = found.last().filter(|_| remaining > 0).map_or(String::new(), |o| continuation::write(Some(page.revision), o.path()));
                 let exact = filter.labels.is_empty() && filter.fields.is_empty();
                 let items = found.into_iter().map(Shown::Stored).collect();
                 return Ok(List { items, revision: page.revision, next, remaining: exact.then_some(remaining as usize) });
@@ -234,55 +235,11 @@ fn expired(error: skiff_store::Error, begin: bool, path: &str) -> Status {
                  Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted \
                  between the time the first chunk was returned and now may show up in the list.",
             );
-            Status { continues: Some(token(-1, path).into()), ..status }
+            Status { continues: Some(continuation::write(None, path).into()), ..status }
         }
         skiff_store::Error::Future { asked, current } => too_large(asked, current),
         other => other.into(),
     }
-}
-
-fn write_token(revision: Revision, path: &str) -> String {
-    token(revision as i64, path)
-}
-
-/// Upstream minds no bits that are too many.
-const BASE64: GeneralPurpose = GeneralPurpose::new(&URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
-
-/// A token for what follows the path, at a revision (negative: the newest).
-fn token(revision: i64, path: &str) -> String {
-    let token = Continue { v: "meta.k8s.io/v1".into(), rv: revision, start: format!("{path}\0") };
-    BASE64.encode(serde_json::to_vec(&token).unwrap_or_default())
-}
-
-/// The revision (negative: the newest) and the key after which the next page begins.
-fn read_token(token: &str, prefix: &str) -> Result<(i64, String), Status> {
-    let invalid = |why: String| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-    let bytes = BASE64.decode(token.trim_end_matches('=')).map_err(|error| {
-        let at = match error {
-            base64::DecodeError::InvalidByte(at, _) | base64::DecodeError::InvalidLastSymbol(at, _) => at,
-            base64::DecodeError::InvalidLength(at) => at.saturating_sub(1),
-            base64::DecodeError::InvalidPadding => token.len(),
-        };
-        invalid(format!("illegal base64 data at input byte {at}"))
-    })?;
-    let read = json::parse(&bytes).map_err(invalid)?.value;
-    let read: Continue = serde_json::from_value(read).map_err(|e| invalid(e.to_string()))?;
-    if read.v != "meta.k8s.io/v1" {
-        let message = format!("invalid continue token: continue key is not valid: server does not recognize this encoded version {}", read.v);
-        return Err(Status::bad_request(message));
-    }
-    let path = read.start.trim_end_matches('\0');
-    if read.rv == 0 {
-        return Err(invalid("incorrect encoded start resourceVersion (version meta.k8s.io/v1)".into()));
-    }
-    if read.start.is_empty() {
-        return Err(invalid("encoded start key empty (version meta.k8s.io/v1)".into()));
-    }
-    // A key that leads elsewhere.
-    if path.split('/').any(|part| matches!(part, "" | "." | "..")) {
-        return Err(invalid(read.start));
-    }
-    Ok((read.rv, format!("{prefix}{path}")))
 }
 
 #[cfg(test)]
@@ -313,26 +270,10 @@ mod tests {
     }
 
     #[test]
-    fn tokens() {
-        let check = |rv: i64, start: &str, expected: Result<(i64, &str), &str>| {
-            let token = Continue { v: "meta.k8s.io/v1".into(), rv, start: start.into() };
-            let text = BASE64.encode(serde_json::to_vec(&token).expect("JSON"));
-            let read = read_token(&text, "/registry/pods/").map_err(|status| status.message);
-            let expected = expected.map(|(rv, key)| (rv, key.to_owned()));
-            assert_eq!(read, expected.map_err(|why| format!("invalid continue token: continue key is not valid: {why}")), "{start}");
-        };
-        check(7, "ns/a\0", Ok((7, "/registry/pods/ns/a")));
-        check(-1, "a\0", Ok((-1, "/registry/pods/a")));
-        check(0, "a\0", Err("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
-        check(7, "", Err("encoded start key empty (version meta.k8s.io/v1)"));
-        check(7, "../secrets/a", Err("../secrets/a"));
-    }
-
-    #[test]
     fn an_expired_list_can_go_on() {
         let compacted = || skiff_store::Error::Compacted { asked: 5, oldest: 9 };
         assert_eq!(expired(compacted(), true, "").continues, None);
         let token = expired(compacted(), false, "ns/a").continues.expect("a token");
-        assert_eq!(read_token(&token, "/registry/pods/").ok(), Some((-1, "/registry/pods/ns/a".to_owned())));
+        assert_eq!(continuation::read(&token, "/registry/pods/").ok(), Some((None, "/registry/pods/ns/a".to_owned())));
     }
 }

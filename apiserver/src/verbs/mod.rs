@@ -168,11 +168,17 @@ impl Call {
         self.server.strategies.of(&self.resource)
     }
 
-    /// The object that the request names, as the store has it.
+    /// The object that the request names, as the store has it: not older than the resource version that is asked for.
     pub async fn read(&self) -> Result<Shown, Status> {
         let cache = self.cache()?;
-        if self.query.get("resourceVersion") == Some("0") {
-            return self.ready(cache.get(&self.key()).map(Shown::Stored).ok_or_else(|| self.not_found())?).await;
+        match self.query.get("resourceVersion").unwrap_or("") {
+            "" => {}
+            "0" => return self.ready(cache.get(&self.key()).map(Shown::Stored).ok_or_else(|| self.not_found())?).await,
+            text => {
+                let fault = || format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
+                let wanted: Revision = text.parse().map_err(|_| Status::new(500, "", fault()))?;
+                self.server.cache.reached(wanted, list::FUTURE_TIMEOUT).await.map_err(|current| list::too_large(wanted, current))?;
+            }
         }
         let entry = self.server.store.get(&self.key()).await?.ok_or_else(|| self.not_found())?;
         // Mostly the cache has this very version, already read.
@@ -212,7 +218,7 @@ impl Call {
 
 /// Carries a request out.
 pub(crate) async fn serve(call: Call, body: Bytes) -> Result<Reply, Status> {
-    if let Some(warning) = call.resource.custom().and_then(|custom| custom.warning.clone()) {
+    if let Some(warning) = call.resource.deprecation().map(str::to_owned) {
         call.notes.warn(warning);
     }
     let resource = Arc::clone(&call.resource);

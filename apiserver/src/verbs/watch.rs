@@ -25,8 +25,6 @@ const BATCH: usize = 256;
 const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
 /// How long a watch lives at least when the client doesn't say, in seconds; upstream's figure. At most twice that.
 const MIN_LIFE: usize = 1_800;
-/// How long a watch waits for the revision it is to begin at.
-const FUTURE_TIMEOUT: Duration = Duration::from_secs(3);
 /// About how many bytes of frames go out together.
 const CHUNK: usize = 64 * 1024;
 
@@ -46,7 +44,7 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
         Wanted::Newest => (call.server.cache.fresh().await?, true),
         Wanted::Any => (call.server.cache.applied(), true),
         Wanted::AtLeast(revision) | Wanted::Exact(revision) if initial => {
-            let reached = call.server.cache.reached(revision, FUTURE_TIMEOUT).await;
+            let reached = call.server.cache.reached(revision, list::FUTURE_TIMEOUT).await;
             (reached.map_err(|current| list::too_large(revision, current))?, true)
         }
         Wanted::AtLeast(revision) | Wanted::Exact(revision) => (revision, false),
