@@ -340,3 +340,17 @@ fn nothing_is_too_much_to_be_estimated() {
     assert!(Program::build(&env, &chained(120)).is_ok());
     assert!(Program::build(&env, &doubled(60)).is_err());
 }
+
+/// What upstream's 1.36 counts for expressions when they run.
+#[test]
+fn what_is_spent_is_upstreams() {
+    let letters = "abcdefghijklmnopqrstuvwxyz".repeat(2);
+    let object = json!({"metadata": {"name": "p"}, "data": {"a": "abc", "b": "a", "l": letters, "u": "äöü".repeat(6), "t": "2020-01-01T00:00:00Z", "k": "20"}});
+    let env = Env::default().with("object", Type::Dyn);
+    for line in include_str!("cases/spent.txt").lines() {
+        let (cost, expression) = line.split_once(' ').expect("a cost and an expression");
+        let program = Program::build(&env, expression).expect(expression);
+        let given = [("object", Val::json(&object, &Type::Dyn))];
+        assert_eq!(program.eval(&&given[..]).1.to_string(), cost, "{expression}");
+    }
+}
