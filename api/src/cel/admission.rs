@@ -389,21 +389,28 @@ impl Policy {
     #[expect(clippy::type_complexity)]
     pub fn validate(&self, input: &Input<'_>) -> (Vec<Denial>, Vec<(String, Result<Option<String>, String>)>) {
         let given = Given::new(input, &self.variables);
-        let mut denials = Vec::new();
         let mut budget = BUDGET;
+        let failed = |index: usize, message: String| Denial { index, message, reason: String::new(), failed: true };
+        let mut results = Vec::new();
         for (index, validation) in self.validations.iter().enumerate() {
-            let failed = |message: String| Denial { index, message, reason: String::new(), failed: true };
             match given.eval(&validation.expression, &mut budget) {
+                Err(Failure::Budget) => return (vec![failed(index, OUT_OF_BUDGET.into())], Vec::new()),
+                result => results.push(result),
+            }
+        }
+        // Messages are made for all, with what is left.
+        let made = self.validations.iter().map(|v| v.message_expression.as_ref().map(|m| given.eval(m, &mut budget)));
+        let made: Vec<_> = made.collect();
+        let spent = made.iter().any(|made| matches!(made, Some(Err(Failure::Budget))));
+        let mut denials = Vec::new();
+        for (index, (validation, (result, made))) in self.validations.iter().zip(results.into_iter().zip(made)).enumerate() {
+            match result {
+                Err(Failure::Expression(why)) => denials.push(failed(index, why)),
+                _ if spent => denials.push(failed(index, format!("failed messageExpression: {OUT_OF_BUDGET}"))),
                 Ok(Val::Bool(true)) => {}
-                Ok(_) => {
-                    let message = validation.message(&given, &mut budget);
+                _ => {
                     let reason = if validation.reason.is_empty() { "Invalid" } else { &validation.reason };
-                    denials.push(Denial { index, message, reason: reason.to_owned(), failed: false });
-                }
-                Err(Failure::Expression(why)) => denials.push(failed(why)),
-                Err(Failure::Budget) => {
-                    denials = vec![failed(OUT_OF_BUDGET.into())];
-                    break;
+                    denials.push(Denial { index, message: validation.message(made), reason: reason.to_owned(), failed: false });
                 }
             }
         }
@@ -473,11 +480,8 @@ pub fn type_check(spec: &Value, objects: &[(String, Type)], params: Option<&Type
 }
 
 impl Validation {
-    fn message(&self, given: &Given<'_, '_>, budget: &mut u64) -> String {
-        let made = self.message_expression.as_ref().map(|expression| given.eval(expression, budget));
-        if let Some(Err(Failure::Budget)) = made {
-            return format!("failed messageExpression: {OUT_OF_BUDGET}");
-        }
+    /// What is said of a refusal. `made` is what the expression for that has made.
+    fn message(&self, made: Option<Result<Val<'_>, Failure>>) -> String {
         if let Some(Ok(Val::Str(text))) = made {
             let text = text.trim();
             if !text.is_empty() && text.len() <= MAX_MESSAGE && !text.contains('\n') {

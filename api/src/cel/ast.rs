@@ -87,6 +87,16 @@ impl Expr {
         }
     }
 
+    /// Whether it is an attribute that begins with a choice: `(a ? b : c).d`.
+    pub fn is_choice(&self) -> bool {
+        match &self.node {
+            Node::Ternary(_) => true,
+            Node::Select { of, .. } => of.is_choice(),
+            Node::Call { name, args, .. } if matches!(name.as_str(), "_[_]" | "_[?_]") => args.first().is_some_and(Self::is_choice),
+            _ => false,
+        }
+    }
+
     /// Whether the name occurs as an identifier anywhere below.
     pub fn mentions(&self, name: &str) -> bool {
         if matches!(&self.node, Node::Ident(ident) if ident == name) {

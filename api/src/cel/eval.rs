@@ -28,7 +28,7 @@ fn no_overload<T>() -> Result<T, Fault> {
 }
 
 /// Conversions, which of a literal are made when the expression is compiled.
-pub(super) const CONVERSIONS: [&str; 9] = ["bool", "bytes", "double", "dyn", "duration", "int", "string", "timestamp", "uint"];
+pub(super) const CONVERSIONS: [&str; 10] = ["bool", "bytes", "double", "dyn", "duration", "int", "string", "timestamp", "type", "uint"];
 
 /// Puts the value of what needs nothing from outside where it stands, as cel-go's planner does.
 pub(super) fn fold(expr: &mut Expr) {
@@ -128,9 +128,9 @@ impl<'e, 'a> Evaluator<'e, 'a> {
 
     /// A step of an attribute. Where there is nothing to go on from, or optionally to go to, it costs nothing.
     fn step(&mut self, of: &Val<'a>, index: &Val<'a>, optional: bool) -> Evaluated<'a> {
-        let found = member(of, index, optional)?;
-        self.spend(u64::from(!matches!(found, Val::Optional(None))))?;
-        Ok(found)
+        let found = member(of, index, optional);
+        self.spend(u64::from(!matches!(found, Ok(Val::Optional(None)))))?;
+        found
     }
 
     fn select(&mut self, of: &'e Expr, field: &str, optional: bool, base: u64) -> Evaluated<'a> {
@@ -158,6 +158,7 @@ impl<'e, 'a> Evaluator<'e, 'a> {
     }
 
     fn has(&mut self, of: &'e Expr, field: &str) -> Evaluated<'a> {
+        let choice = of.is_choice();
         let of = match &of.node {
             // Whether a composed variable is there is known without making it.
             Node::Ident(name) if name == "variables" && self.outside.composed(field).is_some() => {
@@ -166,7 +167,8 @@ impl<'e, 'a> Evaluator<'e, 'a> {
             }
             _ => self.selected(of, 0)?,
         };
-        self.spend(u64::from(!matches!(of, Val::Optional(None))))?;
+        // (A choice costs nothing itself, and is counted as less than that here.)
+        self.spend(u64::from(!matches!(of, Val::Optional(None)) && !choice))?;
         let inner = match &of {
             Val::Optional(None) => return Ok(Val::Bool(false)),
             Val::Optional(Some(inner)) => (**inner).clone(),
@@ -192,27 +194,21 @@ impl<'e, 'a> Evaluator<'e, 'a> {
     }
 
     fn list(&mut self, items: &'e [(Expr, bool)]) -> Evaluated<'a> {
-        let mut list = Vec::with_capacity(items.len());
-        for (item, optional) in items {
-            let val = self.eval(item)?;
-            list.extend(present(val, *optional)?);
-        }
+        let made: Result<Vec<_>, Fault> = items.iter().map(|(item, optional)| present(self.eval(item)?, *optional)).collect();
         self.spend(LIST)?;
-        Ok(Val::list(list))
+        Ok(Val::list(made?.into_iter().flatten().collect()))
     }
 
     fn map(&mut self, entries: &'e [(Expr, Expr, bool)]) -> Evaluated<'a> {
         let mut map = BTreeMap::new();
-        for (key, value, optional) in entries {
+        let made = entries.iter().try_for_each(|(key, value, optional)| {
             let key = self.eval(key)?;
             let key = key.key().ok_or_else(|| Fault::error(&format!("unsupported key type: {}", key.type_name())))?;
             let value = self.eval(value)?;
-            if let Some(value) = present(value, *optional)? {
-                insert(&mut map, key, value)?;
-            }
-        }
+            present(value, *optional)?.map_or(Ok(()), |value| insert(&mut map, key, value))
+        });
         self.spend(MAP)?;
-        Ok(Val::Map(Arc::new(map)))
+        made.map(|()| Val::Map(Arc::new(map)))
     }
 
     fn construct(&mut self, name: &str, fields: &'e [(String, Expr, bool)]) -> Evaluated<'a> {
@@ -238,17 +234,33 @@ impl<'e, 'a> Evaluator<'e, 'a> {
             };
         }
         let mut values = Vec::with_capacity(args.len());
-        for arg in args {
-            values.push(self.eval(arg)?);
+        let mut fault = None;
+        for (i, arg) in args.iter().enumerate() {
+            match self.eval(arg) {
+                Ok(val) => values.push(val),
+                Err(Fault::TooExpensive) => return Err(Fault::TooExpensive),
+                // Calls with more than two arguments aren't made when one is missing.
+                Err(other) if args.len() > 2 && i + 1 < args.len() => return Err(fault.unwrap_or(other)),
+                Err(other) => {
+                    fault.get_or_insert(other);
+                    values.push(Val::Null);
+                }
+            }
         }
         // Looking something up in a list that doesn't change is free.
         if let ("@in", true, [_, list]) = (name, sure, args)
             && list.constant.as_deref().is_some_and(|list| matches!(list, Val::Map(_)) || list.items().is_some_and(|items| items.iter().all(is_primitive)))
             && matches!(list.node, Node::List(_))
         {
-            return lib::operators(name, &values).unwrap_or_else(no_overload);
+            return fault.map_or_else(|| lib::operators(name, &values).unwrap_or_else(no_overload), Err);
         }
-        lib::call(self, name, sure, &values)
+        match fault {
+            Some(fault) => {
+                self.spend(lib::cost(name, sure, &values))?;
+                Err(fault)
+            }
+            None => lib::call(self, name, sure, &values),
+        }
     }
 
     fn comprehension(&mut self, m: &'e Macro) -> Evaluated<'a> {

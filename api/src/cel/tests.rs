@@ -321,3 +321,36 @@ fn refusals_are_upstreams() {
         assert_eq!(found, expected, "{rule}");
     }
 }
+
+/// Neither checks nor estimates run for long, or go too deep.
+#[test]
+fn nothing_is_too_much_to_be_estimated() {
+    let schema = json!({"type": "object", "properties": {"l": {"type": "array", "items": {"type": "string"}}}});
+    let type_ = Type::of_schema(&schema, false).expect("a type");
+    let bounds = super::bounds::Bounds::of_schema(&schema, false).expect("bounds");
+    let env = Env::default().with("self", type_);
+    let nested = |n: usize| format!("{}true{}", "self.l.all(x, ".repeat(n), ")".repeat(n));
+    let doubled = |n: usize| format!("optional.of(1){}.hasValue()", ".optMap(a, {a: a})".repeat(n));
+    let chained = |n: usize| format!("optional.of(1){}.hasValue()", ".optMap(a, a + 1)".repeat(n));
+    for source in [nested(97), nested(20), doubled(60), doubled(5), chained(120), "[".repeat(90) + &"]".repeat(90) + " == []", "[] + ".repeat(200) + "[] == []"] {
+        if let Ok(program) = Program::build(&env, &source) {
+            assert!(program.most(&bounds) > 0, "{source}");
+        }
+    }
+    assert!(Program::build(&env, &chained(120)).is_ok());
+    assert!(Program::build(&env, &doubled(60)).is_err());
+}
+
+/// What upstream's 1.36 counts for expressions when they run.
+#[test]
+fn what_is_spent_is_upstreams() {
+    let letters = "abcdefghijklmnopqrstuvwxyz".repeat(2);
+    let object = json!({"metadata": {"name": "p"}, "data": {"a": "abc", "b": "a", "l": letters, "u": "äöü".repeat(6), "t": "2020-01-01T00:00:00Z", "k": "20"}});
+    let env = Env::default().with("object", Type::Dyn);
+    for line in include_str!("cases/spent.txt").lines() {
+        let (cost, expression) = line.split_once(' ').expect("a cost and an expression");
+        let program = Program::build(&env, expression).expect(expression);
+        let given = [("object", Val::json(&object, &Type::Dyn))];
+        assert_eq!(program.eval(&&given[..]).1.to_string(), cost, "{expression}");
+    }
+}

@@ -19,7 +19,7 @@ pub(super) fn call<'a>(name: &str, args: &[Val<'a>]) -> Option<Evaluated<'a>> {
     Some(match (name, arg) {
         ("int", Val::Int(n)) => Ok(Val::Int(*n)),
         ("int", Val::Uint(n)) => int(i64::try_from(*n).ok()),
-        ("int", Val::Double(d)) => int((d.is_finite() && *d > -9.223_372_036_854_775_8e18 && *d < 9.223_372_036_854_775_8e18).then_some(*d as i64)),
+        ("int", Val::Double(d)) => int((d.is_finite() && *d > i64::MIN as f64 && *d < -(i64::MIN as f64)).then_some(*d as i64)),
         ("int", Val::Str(s)) => s.parse().map_or_else(|_| cannot(arg, "int"), |n| Ok(Val::Int(n))),
         ("int", Val::Timestamp(t)) => Ok(Val::Int(t.as_second())),
         ("int", Val::Duration(d)) => int(i64::try_from(d.as_nanos()).ok()),

@@ -84,7 +84,7 @@ pub(super) fn call<'a>(eval: &mut Evaluator<'_, 'a>, name: &str, sure: bool, arg
 }
 
 /// What a call costs, by the sizes of its arguments. Where several overloads may be meant, cel-go looks less closely.
-fn cost(name: &str, sure: bool, args: &[Val<'_>]) -> u64 {
+pub(super) fn cost(name: &str, sure: bool, args: &[Val<'_>]) -> u64 {
     let size = |i: usize| args.get(i).map_or(0, Val::cost_size);
     let smaller = || traversal(size(0).min(size(1)));
     let regex = |i: usize| size(i).div_ceil(4);
