@@ -151,7 +151,8 @@ fn providers(config: &Value) -> Result<Vec<Provider>, Error> {
     let (Some((kind, given)), None) = (members.next(), members.next()) else {
         return Err(Error("each provider is one of aesgcm, aescbc, secretbox and identity".into()));
     };
-    let (sizes, cipher): (&[usize], fn(Vec<u8>) -> Cipher) = match kind.as_str() {
+    type Make = fn(Vec<u8>) -> Cipher;
+    let (sizes, cipher): (&[usize], Make) = match kind.as_str() {
         "identity" => return Ok(vec![Provider { prefix: Vec::new(), cipher: Cipher::Identity }]),
         "aesgcm" => (&[16, 24, 32], Cipher::Gcm),
         "aescbc" => (&[16, 24, 32], Cipher::Cbc),

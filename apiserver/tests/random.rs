@@ -48,7 +48,7 @@ const HEADERS: &[(&str, &str)] = &[
     ("connection", "upgrade"), ("sec-websocket-protocol", "v5.channel.k8s.io"), ("content-encoding", "gzip"), ("x-request-id", "\u{7f}"),
 ];
 /// What refusals with 500 say that are upstream's.
-const OWN: &[&str] = &["resourceVersion should not be set on objects to be created", "target.name: Required value"];
+const OWN: &[&str] = &["resourceVersion should not be set on objects to be created", "target.name: Required value", "resourceVersion: Invalid value"];
 /// What bodies are changed by.
 const PIECES: &[&str] = &[
     "null", "{}", "[]", "\"\"", "-1", "1e999", "true", "{\"a\":null}", "[null]", "[{}]", "\"\\u0000\"", "\"name\":", "99999999999999999999", ",", "}", "]", "{", "[", "\n", "- ", "&a", "*a",

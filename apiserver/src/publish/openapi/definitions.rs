@@ -203,7 +203,7 @@ impl Writer {
     fn schema(&mut self, schema: &Schema) -> Value {
         match &schema.kind {
             Kind::Any | Kind::SchemaOr(_) => json!({"type": "object"}),
-            Kind::Object(object) if !object.definition.is_empty() => return self.reference(object.definition),
+            Kind::Object(object) if !object.definition.is_empty() => self.reference(object.definition),
             Kind::Object(object) => self.object(object, schema.atomic),
             Kind::Map(values) => {
                 let mut written = json!({"type": "object", "additionalProperties": self.part(values)});
@@ -226,10 +226,10 @@ impl Writer {
             }
             Kind::String => json!({"type": "string"}),
             Kind::Bytes => json!({"type": "string", "format": "byte"}),
-            Kind::Quantity => return self.reference(QUANTITY),
-            Kind::Time => return self.reference(&format!("{META}.Time")),
-            Kind::MicroTime => return self.reference(&format!("{META}.MicroTime")),
-            Kind::IntOrString => return self.reference(INT_OR_STRING),
+            Kind::Quantity => self.reference(QUANTITY),
+            Kind::Time => self.reference(&format!("{META}.Time")),
+            Kind::MicroTime => self.reference(&format!("{META}.MicroTime")),
+            Kind::IntOrString => self.reference(INT_OR_STRING),
             Kind::Int32 => json!({"type": "integer", "format": "int32"}),
             Kind::Int64 => json!({"type": "integer", "format": "int64"}),
             Kind::Number => json!({"type": "number", "format": "double"}),
