@@ -30,7 +30,7 @@ pub fn is_accepted(headers: &HeaderMap) -> bool {
 
 /// Compresses an answer that is large enough.
 pub fn compress(reply: Reply) -> Reply {
-    if !reply.extensions().get::<Compressible>().is_some_and(|Compressible(size)| *size > THRESHOLD) {
+    if reply.extensions().get::<Compressible>().is_none_or(|Compressible(size)| *size <= THRESHOLD) {
         return reply;
     }
     let (mut parts, body) = reply.into_parts();

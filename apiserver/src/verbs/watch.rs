@@ -78,11 +78,12 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
         over: false,
     };
     // A begin that is too far back is told in the stream, with status 200, as upstream does.
-    if !state && from < watcher.applied.cache.applied() {
-        if let Err(too_old) = watcher.cache.changes(from, 1) {
-            let frame = error_frame(&expired(from, too_old.oldest), call.shape.format);
-            return answer(call, stream::iter([frame]));
-        }
+    if !state
+        && from < watcher.applied.cache.applied()
+        && let Err(too_old) = watcher.cache.changes(from, 1)
+    {
+        let frame = error_frame(&expired(from, too_old.oldest), call.shape.format);
+        return answer(call, stream::iter([frame]));
     }
     answer(call, watcher.stream())
 }
