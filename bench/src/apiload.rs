@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -13,7 +14,10 @@ use futures::future::try_join_all;
 use http::Method;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 
 use crate::connection::{Connection, JSON, Target};
 use crate::figures::{Latencies, cpu_seconds, resident_mib};
@@ -48,6 +52,9 @@ pub struct Options {
     /// Only these steps, by the first word of their line: create, get, list, update, patch, apply, delete, watch, flood.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Lists without pause by the bearer of this token until standard input ends: the flood's side of that step.
+    #[arg(long, hide = true)]
+    flood_by: Option<String>,
 }
 
 struct Load {
@@ -65,6 +72,9 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         Some(path) => kube::Config::from_custom_kubeconfig(kube::config::Kubeconfig::read_from(path)?, &read).await?,
         None => kube::Config::from_kubeconfig(&read).await?,
     };
+    if let Some(token) = &options.flood_by {
+        return flood_by(Target::bearer(&config, token.clone())?, options.workers).await;
+    }
     let load = Load { target: Target::new(&config)?, options, config };
     let mut connection = load.target.connect().await?;
     let version = connection.get("/version").await?;
@@ -248,33 +258,29 @@ impl Load {
             return Ok(());
         }
         let flooder = self.user(connection, "flooder").await?;
-        let other = self.user(connection, "other").await?;
+        let other = Target::bearer(&self.config, self.user(connection, "other").await?)?;
         let quiet = self.alone(&other, "flood: the other user, idle").await?;
-        let stop = Arc::new(AtomicBool::new(false));
         let workers = 8 * self.options.workers;
-        let asked = Arc::new(AtomicUsize::new(0));
-        let flood = (0..workers).map(|_| {
-            let (flooder, stop, asked) = (flooder.clone(), Arc::clone(&stop), Arc::clone(&asked));
-            tokio::spawn(async move {
-                let mut connection = flooder.connect().await?;
-                while !stop.load(Ordering::Relaxed) {
-                    connection.send(Method::GET, &format!("{BASE}?limit=500"), JSON, Bytes::new()).await?;
-                    asked.fetch_add(1, Ordering::Relaxed);
-                }
-                anyhow::Ok(())
-            })
-        });
-        let flood: Vec<_> = flood.collect();
-        while asked.load(Ordering::Relaxed) < workers {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        let mut flood = self.start_flood(flooder, workers)?;
+        let (input, output) = (flood.stdin.take(), flood.stdout.take().context("the flood's output")?);
+        let mut told = BufReader::new(output).lines();
+        told.next_line().await?.context("the flood didn't begin")?;
         let busy = self.alone(&other, &format!("flood: the same beside {workers} workers")).await?;
-        stop.store(true, Ordering::Relaxed);
-        for task in flood {
-            task.await??;
-        }
-        println!("{:<34} {:>10.1} times the idle p99; the flood had {} answers", "", busy / quiet, asked.load(Ordering::Relaxed));
+        drop(input);
+        let answers = told.next_line().await?.context("the flood broke off")?;
+        flood.wait().await?;
+        println!("{:<34} {:>10.1} times the idle p99; the flood had {answers} answers", "", busy / quiet);
         Ok(())
+    }
+
+    /// The flood is a process of its own that gives way to all others: it stands for clients elsewhere, which take the server's
+    /// attention and not its processors.
+    fn start_flood(&self, token: String, workers: usize) -> anyhow::Result<Child> {
+        let mut command = Command::new("nice");
+        command.args(["-n", "19"]).arg(std::env::current_exe()?).arg("apiload").args(["--workers", &workers.to_string(), "--flood-by", &token]);
+        command.args(self.options.kubeconfig.iter().flat_map(|path| ["--kubeconfig".as_ref(), path.as_os_str()]));
+        command.args(self.options.context.iter().flat_map(|context| ["--context", context]));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().context("start the flood")
     }
 
     /// Requests one by one, from a thread of their own: what is waited for is the server, and not this program's other requests.
@@ -300,8 +306,8 @@ impl Load {
         Ok(latencies.quantile(0.99))
     }
 
-    /// A service account that may do anything in the namespace, with a token.
-    async fn user(&self, connection: &mut Connection, name: &str) -> anyhow::Result<Target> {
+    /// The token of a service account that may do anything in the namespace.
+    async fn user(&self, connection: &mut Connection, name: &str) -> anyhow::Result<String> {
         let base = format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts");
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": name}});
         connection.send(Method::POST, &base, JSON, account.to_string()).await?;
@@ -315,9 +321,37 @@ impl Load {
         let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 3600}}).to_string();
         let answer = connection.open(Method::POST, &format!("{base}/{name}/token"), JSON, request).await?;
         let answer: Value = serde_json::from_slice(&answer.into_body().collect().await?.to_bytes())?;
-        let token = answer["status"]["token"].as_str().context("no token")?;
-        Target::bearer(&self.config, token.to_owned())
+        answer["status"]["token"].as_str().map(str::to_owned).context("no token")
     }
+}
+
+/// Tells when every worker has had an answer, and in the end how many answers there were.
+async fn flood_by(flooder: Target, workers: usize) -> anyhow::Result<()> {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let mut flood: JoinSet<anyhow::Result<()>> = (0..workers)
+        .map(|_| {
+            let (flooder, asked) = (flooder.clone(), Arc::clone(&asked));
+            async move {
+                let mut connection = flooder.connect().await?;
+                loop {
+                    connection.send(Method::GET, &format!("{BASE}?limit=500"), JSON, Bytes::new()).await?;
+                    asked.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        })
+        .collect();
+    while asked.load(Ordering::Relaxed) < workers {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    println!("flooding");
+    let mut input = tokio::io::stdin();
+    tokio::select! {
+        _ = input.read_u8() => {}
+        Some(ended) = flood.join_next() => ended??,
+    }
+    println!("{}", asked.load(Ordering::Relaxed));
+    // Whoever waits for the input's end in another thread is not waited for.
+    std::process::exit(0);
 }
 
 /// The continue token of a list, wherever its metadata stands: no object here has a member of that name.
