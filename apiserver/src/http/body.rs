@@ -26,7 +26,7 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 
 /// How many bits of a body are written before others have their turn. A client that reads quickly would else keep a thread for
 /// as long as the body is: a large list takes a tenth of a second to compress and encrypt.
-const BITS_A_TURN: usize = 1;
+const BITS_A_TURN: usize = 2;
 
 /// A body that comes bit by bit; bits are up to some 64 KiB.
 pub fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Body {
