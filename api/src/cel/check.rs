@@ -30,12 +30,6 @@ pub(super) fn check(env: &Env, expr: &mut Expr) -> Result<Type, Vec<Issue>> {
 fn named(name: &str) -> Option<Type> {
     let any = || Type::Dyn;
     Some(Type::Type(Arc::new(match name {
-        "bool" => Type::Bool,
-        "int" => Type::Int,
-        "uint" => Type::Uint,
-        "double" => Type::Double,
-        "string" => Type::String,
-        "bytes" => Type::Bytes,
         "list" => Type::list(any()),
         "map" => Type::map(any(), any()),
         "null_type" => Type::Null,
@@ -44,7 +38,7 @@ fn named(name: &str) -> Option<Type> {
         "optional_type" => Type::Optional(Arc::new(any())),
         "google.protobuf.Timestamp" => Type::Timestamp,
         "google.protobuf.Duration" => Type::Duration,
-        _ => return None,
+        name => Type::plain(name)?,
     })))
 }
 

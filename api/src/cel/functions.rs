@@ -244,14 +244,11 @@ fn type_of(text: &str) -> Type {
     match text {
         "A" => Type::Param(0),
         "B" => Type::Param(1),
-        "bool" => Type::Bool,
-        "int" => Type::Int,
-        "uint" => Type::Uint,
-        "double" => Type::Double,
-        "string" => Type::String,
-        "bytes" => Type::Bytes,
         "timestamp" => Type::Timestamp,
         "duration" => Type::Duration,
-        other => OPAQUE.iter().find(|(short, _)| *short == other).map_or(Type::Dyn, |(_, name)| Type::Opaque(name)),
+        other => {
+            let opaque = || OPAQUE.iter().find(|(short, _)| *short == other).map(|(_, name)| Type::Opaque(name));
+            Type::plain(other).or_else(opaque).unwrap_or(Type::Dyn)
+        }
     }
 }

@@ -81,6 +81,19 @@ impl ObjectType {
 }
 
 impl Type {
+    /// The type of plain values that has this name.
+    pub(super) fn plain(name: &str) -> Option<Self> {
+        Some(match name {
+            "bool" => Self::Bool,
+            "int" => Self::Int,
+            "uint" => Self::Uint,
+            "double" => Self::Double,
+            "string" => Self::String,
+            "bytes" => Self::Bytes,
+            _ => return None,
+        })
+    }
+
     /// A list of items of this type, compared item by item.
     pub fn list(item: Self) -> Self {
         Self::List(Arc::new(item), Arc::default())
