@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use bytes::Bytes;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures::future::try_join_all;
 use http::Method;
 use http_body_util::BodyExt;
@@ -24,6 +24,9 @@ use crate::figures::{Latencies, cpu_seconds, resident_mib};
 
 const NAMESPACE: &str = "apiload";
 const BASE: &str = "/api/v1/namespaces/apiload/configmaps";
+
+/// The other user's requests beside a flood: how many at most, and for how long. A p99 of fewer is a handful of the kernel's slices.
+const ALONE: (usize, Duration) = (10_000, Duration::from_secs(30));
 
 /// How hard, and on whom.
 #[derive(Args)]
@@ -52,9 +55,18 @@ pub struct Options {
     /// Only these steps, by the first word of their line: create, get, list, update, patch, apply, delete, watch, flood.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Lists without pause by the bearer of this token until standard input ends: the flood's side of that step.
+    /// Asks without pause by the bearer of this token until standard input ends: the flood's side of that step.
     #[arg(long, hide = true)]
     flood_by: Option<String>,
+    /// What the flood asks for.
+    #[arg(long, hide = true, default_value = "lists")]
+    flood_of: Flood,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Flood {
+    Lists,
+    Patches,
 }
 
 struct Load {
@@ -73,7 +85,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         None => kube::Config::from_kubeconfig(&read).await?,
     };
     if let Some(token) = &options.flood_by {
-        return flood_by(Target::bearer(&config, token.clone())?, options.workers).await;
+        return flood_by(Target::bearer(&config, token.clone())?, options.workers, options.flood_of).await;
     }
     let load = Load { target: Target::new(&config)?, options, config };
     let mut connection = load.target.connect().await?;
@@ -260,24 +272,29 @@ impl Load {
         let flooder = self.user(connection, "flooder").await?;
         let other = Target::bearer(&self.config, self.user(connection, "other").await?)?;
         let quiet = self.alone(&other, "flood: the other user, idle").await?;
-        let workers = 8 * self.options.workers;
-        let mut flood = self.start_flood(flooder, workers)?;
-        let (input, output) = (flood.stdin.take(), flood.stdout.take().context("the flood's output")?);
-        let mut told = BufReader::new(output).lines();
-        told.next_line().await?.context("the flood didn't begin")?;
-        let busy = self.alone(&other, &format!("flood: the same beside {workers} workers")).await?;
-        drop(input);
-        let answers = told.next_line().await?.context("the flood broke off")?;
-        flood.wait().await?;
-        println!("{:<34} {:>10.1} times the idle p99; the flood had {answers} answers", "", busy / quiet);
+        for (what, flood) in [("lists", Flood::Lists), ("patches", Flood::Patches)] {
+            let workers = 8 * self.options.workers;
+            let mut flood = self.start_flood(&flooder, workers, flood)?;
+            let (input, output) = (flood.stdin.take(), flood.stdout.take().context("the flood's output")?);
+            let mut told = BufReader::new(output).lines();
+            told.next_line().await?.context("the flood didn't begin")?;
+            let begun = Instant::now();
+            let busy = self.alone(&other, &format!("flood: beside {workers} x {what}")).await?;
+            drop(input);
+            let answers: f64 = told.next_line().await?.context("the flood broke off")?.parse()?;
+            let rate = answers / begun.elapsed().as_secs_f64();
+            flood.wait().await?;
+            println!("{:<34} {:>10.1} times the idle p99; the flood had {rate:.0} answers per s", "", busy / quiet);
+        }
         Ok(())
     }
 
     /// The flood is a process of its own that gives way to all others: it stands for clients elsewhere, which take the server's
     /// attention and not its processors.
-    fn start_flood(&self, token: String, workers: usize) -> anyhow::Result<Child> {
+    fn start_flood(&self, token: &str, workers: usize, flood: Flood) -> anyhow::Result<Child> {
         let mut command = Command::new("nice");
-        command.args(["-n", "19"]).arg(std::env::current_exe()?).arg("apiload").args(["--workers", &workers.to_string(), "--flood-by", &token]);
+        command.args(["-n", "19"]).arg(std::env::current_exe()?).arg("apiload").args(["--workers", &workers.to_string(), "--flood-by", token]);
+        command.args(flood.to_possible_value().iter().flat_map(|name| ["--flood-of", name.get_name()]));
         command.args(self.options.kubeconfig.iter().flat_map(|path| ["--kubeconfig".as_ref(), path.as_os_str()]));
         command.args(self.options.context.iter().flat_map(|context| ["--context", context]));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().context("start the flood")
@@ -292,8 +309,8 @@ impl Load {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(async {
                 let mut connection = user.connect().await?;
-                let mut latencies = Vec::new();
-                for _ in 0..1_000 {
+                let (begun, mut latencies) = (Instant::now(), Vec::new());
+                while latencies.len() < ALONE.0 && begun.elapsed() < ALONE.1 {
                     let start = Instant::now();
                     connection.must(Method::GET, &format!("/api/v1/namespaces/{NAMESPACE}/serviceaccounts/other"), JSON, Bytes::new()).await?;
                     latencies.push(start.elapsed());
@@ -325,31 +342,44 @@ impl Load {
     }
 }
 
-/// Tells when every worker has had an answer, and in the end how many answers there were.
-async fn flood_by(flooder: Target, workers: usize) -> anyhow::Result<()> {
+/// Tells when every worker has had an answer, and in the end how many answers there were after that.
+async fn flood_by(flooder: Target, workers: usize, flood: Flood) -> anyhow::Result<()> {
     let asked = Arc::new(AtomicUsize::new(0));
     let mut flood: JoinSet<anyhow::Result<()>> = (0..workers)
-        .map(|_| {
+        .map(|worker| {
             let (flooder, asked) = (flooder.clone(), Arc::clone(&asked));
             async move {
                 let mut connection = flooder.connect().await?;
-                loop {
-                    connection.send(Method::GET, &format!("{BASE}?limit=500"), JSON, Bytes::new()).await?;
+                let (name, path) = (format!("flood-{worker}"), format!("{BASE}/flood-{worker}"));
+                let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}}).to_string();
+                if matches!(flood, Flood::Patches) {
+                    connection.send(Method::POST, BASE, JSON, object).await?;
+                }
+                for time in 0_u64.. {
+                    match flood {
+                        Flood::Lists => connection.send(Method::GET, &format!("{BASE}?limit=500"), JSON, Bytes::new()).await?,
+                        Flood::Patches => {
+                            let patch = json!({"data": {"time": time.to_string()}}).to_string();
+                            connection.send(Method::PATCH, &path, "application/merge-patch+json", patch).await?
+                        }
+                    };
                     asked.fetch_add(1, Ordering::Relaxed);
                 }
+                Ok(())
             }
         })
         .collect();
     while asked.load(Ordering::Relaxed) < workers {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    let before = asked.load(Ordering::Relaxed);
     println!("flooding");
     let mut input = tokio::io::stdin();
     tokio::select! {
         _ = input.read_u8() => {}
         Some(ended) = flood.join_next() => ended??,
     }
-    println!("{}", asked.load(Ordering::Relaxed));
+    println!("{}", asked.load(Ordering::Relaxed) - before);
     // Whoever waits for the input's end in another thread is not waited for.
     std::process::exit(0);
 }

@@ -1,17 +1,23 @@
 //! Connections take turns by their users. A busy server has hundreds of connections with something to read at once, and a runtime
 //! polls them in the order in which they woke up: who asks once would wait for a whole round of somebody's flood, before priority
 //! and fairness even sees the request. So the connections of one user stand in a line of their own, and what the runtime sees of
-//! them is a few tasks, each of which polls the first of the line and goes behind everybody else.
+//! them is a few tasks, each of which polls the first of the line and goes behind everybody else. While two users have something
+//! to do, a processor is left to the second: a turn can't be broken off, and even a short one is longer than a small request.
 
 use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::{Duration, Instant};
 
 use hyper::rt::Executor;
 use tokio::runtime::Handle;
+
+/// For how long after its last turn a line leaves no processor to the others alone.
+const LATELY: Duration = Duration::from_millis(100);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -23,6 +29,27 @@ pub struct Lines {
     width: usize,
     runtime: Handle,
     by_user: Mutex<HashMap<String, Weak<Line>>>,
+    /// How many lines there have been.
+    count: AtomicU64,
+    joined: Arc<Mutex<Joined>>,
+}
+
+/// The two lines that were joined last, by their numbers.
+#[derive(Default)]
+struct Joined {
+    last: Option<(u64, Instant)>,
+    before: Option<(u64, Instant)>,
+}
+
+impl Joined {
+    /// Notes that a line is joined, and tells whether another was lately.
+    fn join(&mut self, line: u64, now: Instant) -> bool {
+        if self.last.is_some_and(|(last, _)| last != line) {
+            self.before = self.last;
+        }
+        self.last = Some((line, now));
+        self.before.is_some_and(|(_, at)| now.saturating_duration_since(at) < LATELY)
+    }
 }
 
 impl Lines {
@@ -32,7 +59,7 @@ impl Lines {
     }
 
     fn of_width(width: usize) -> Arc<Self> {
-        Arc::new(Self { width, runtime: Handle::current(), by_user: Mutex::default() })
+        Arc::new(Self { width, runtime: Handle::current(), by_user: Mutex::default(), count: AtomicU64::new(0), joined: Arc::default() })
     }
 
     fn line(&self, user: &str) -> Arc<Line> {
@@ -41,7 +68,13 @@ impl Lines {
             return line;
         }
         lines.retain(|_, line| line.strong_count() > 0);
-        let line = Arc::new(Line { width: self.width, runtime: self.runtime.clone(), queue: Mutex::default() });
+        let line = Arc::new(Line {
+            number: self.count.fetch_add(1, Ordering::Relaxed),
+            width: self.width,
+            runtime: self.runtime.clone(),
+            joined: Arc::clone(&self.joined),
+            queue: Mutex::default(),
+        });
         lines.insert(user.to_owned(), Arc::downgrade(&line));
         line
     }
@@ -49,8 +82,10 @@ impl Lines {
 
 /// One user's line.
 struct Line {
+    number: u64,
     width: usize,
     runtime: Handle,
+    joined: Arc<Mutex<Joined>>,
     queue: Mutex<Queue>,
 }
 
@@ -59,29 +94,43 @@ struct Queue {
     ready: VecDeque<Arc<Job>>,
     /// How many tasks of the runtime serve the line: some as long as somebody stands in it.
     servers: usize,
+    /// Whether another line had been joined lately when this was joined last.
+    shared: bool,
 }
 
 impl Line {
     fn join(self: Arc<Self>, job: Arc<Job>) {
+        let shared = lock(&self.joined).join(self.number, Instant::now());
         let mut queue = lock(&self.queue);
         queue.ready.push_back(job);
-        if queue.servers < self.width {
+        queue.shared = shared;
+        if queue.servers < self.servers(&queue) {
             queue.servers += 1;
             drop(queue);
             self.runtime.clone().spawn(self.serve());
         }
     }
 
-    fn next(&self) -> Option<Arc<Job>> {
+    /// How many tasks may serve it.
+    fn servers(&self, queue: &Queue) -> usize {
+        self.width.saturating_sub(usize::from(queue.shared)).max(1)
+    }
+
+    /// Whose turn it is, and whether the line is shared; nobody's if this task is one too many.
+    fn next(&self) -> Option<(Arc<Job>, bool)> {
         let mut queue = lock(&self.queue);
-        let job = queue.ready.pop_front();
+        let job = if queue.servers > self.servers(&queue) { None } else { queue.ready.pop_front() };
         queue.servers -= usize::from(job.is_none());
-        job
+        job.map(|job| (job, queue.shared))
     }
 
     async fn serve(self: Arc<Self>) {
-        while let Some(job) = self.next() {
+        while let Some((job, shared)) = self.next() {
             job.run();
+            if shared {
+                // Another thread may wait for this processor, and the kernel would let it wait for a tick.
+                std::thread::yield_now();
+            }
             // What wakes itself goes behind all other tasks that could run; tokio's own yield would come before them.
             let mut yielded = false;
             poll_fn(|context| {
@@ -197,7 +246,7 @@ impl Wake for Job {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     use tokio::sync::oneshot;
 
@@ -225,6 +274,31 @@ mod tests {
         }
         let flood: usize = flood.iter().map(|polls| polls.load(Ordering::Relaxed)).sum();
         assert!((50..200).contains(&flood), "{flood} polls of the flood beside 100 of the other");
+    }
+
+    #[tokio::test]
+    async fn a_processor_is_left_to_who_else_asks() {
+        let lines = Lines::of_width(2);
+        let line = lines.line("flooder");
+        let served = || lock(&line.queue).servers;
+        let join = |line: &Arc<Line>| {
+            let place = Place::new(&lines);
+            let future = Mutex::new(Some(Box::pin(std::future::pending()) as _));
+            Arc::clone(line).join(Arc::new(Job { place, state: Mutex::new(State::InLine), future }));
+        };
+        (0..4).for_each(|_| join(&line));
+        assert_eq!(served(), 2, "alone");
+        join(&lines.line("other"));
+        join(&line);
+        assert!(line.next().is_none(), "one task too many");
+        assert_eq!(served(), 1);
+        assert!(line.next().is_some_and(|(_, shared)| shared));
+
+        let (mut joined, now) = (Joined::default(), Instant::now());
+        let asked: Vec<_> = [(1, 0), (1, 1), (2, 2), (1, 3), (1, 101), (1, 102), (3, 103), (1, 104)]
+            .map(|(line, after)| joined.join(line, now + Duration::from_millis(after)))
+            .into();
+        assert_eq!(asked, [false, false, true, true, true, false, true, true]);
     }
 
     #[tokio::test]
