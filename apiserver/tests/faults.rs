@@ -1,5 +1,6 @@
-//! etcd stops, or dies, beneath a server: what needs it is refused in time, what doesn't is answered, watches go on, and
-//! everything heals by itself. Only where etcd's binary is.
+//! What becomes of a server whose store fails it. etcd stops, or dies (only where etcd's binary is): what needs it is refused
+//! in time, what doesn't is answered, watches go on. A value can't be read: its resource is refused, the others are served.
+//! Everything heals by itself.
 
 mod common;
 
@@ -14,7 +15,7 @@ use serde_json::{Value, json};
 use skiff_apiserver::auth::User;
 use skiff_apiserver::http::body::{Body, full};
 use skiff_apiserver::Server;
-use skiff_store::Etcd;
+use skiff_store::{Etcd, Guard, Memory, Store};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -192,4 +193,92 @@ async fn a_server_outlives_its_etcd() {
     while api.ask(Method::GET, "/readyz", &Value::Null).await.0 != 200 {
         assert!(Instant::now() < deadline, "it doesn't get ready again");
     }
+}
+
+const KEYS: &str = r#"
+kind: EncryptionConfiguration
+apiVersion: apiserver.config.k8s.io/v1
+resources:
+- resources: [secrets]
+  providers:
+  - aesgcm: {keys: [{name: kept, secret: MDEyMzQ1Njc4OWFiY2RlZg==}]}
+  - identity: {}
+"#;
+
+#[tokio::test]
+async fn what_can_not_be_read_is_refused_by_name_and_heals() {
+    const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+    const KEY: &str = "/registry/secrets/default/a";
+    const FAULT: &str = r#"Internal error occurred: unable to transform key "/registry/secrets/default/a": no matching prefix found"#;
+    let dir = tempfile::tempdir().expect("a directory");
+    let keys = dir.path().join("keys.yaml");
+    std::fs::write(&keys, KEYS).expect("a file");
+    let store = Arc::new(Memory::new());
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let start = async || {
+        let mut config = common::config(Arc::clone(&store) as Arc<dyn Store>);
+        config.options.encryption_provider_config = Some(keys.clone());
+        Api(Server::start(config, stop.clone()).await.expect("a server"))
+    };
+    let api = start().await;
+    let put = async |key: &str, value: Option<String>| {
+        let entry = store.get(key).await.expect("a read").expect("there");
+        store.commit(key, Guard::Modified(entry.modified), value.map(Into::into)).await.expect("a write")
+    };
+    for (namespace, name) in [("default", "a"), ("default", "b"), ("kube-system", "c")] {
+        let (code, made) = api.ask(Method::POST, &format!("/api/v1/namespaces/{namespace}/secrets"), &json!({"metadata": {"name": name}})).await;
+        assert_eq!(code, 201, "{made}");
+    }
+    let (_, list) = api.ask(Method::GET, SECRETS, &Value::Null).await;
+    let version = list["metadata"]["resourceVersion"].as_str().expect("a version").to_owned();
+    let (_, body) = api.open(Method::GET, &format!("{SECRETS}?watch=1&resourceVersion={version}"), &Value::Null).await;
+
+    put(KEY, Some("k8s:enc:aesgcm:v1:lost:xyz".into())).await;
+    // Who watches is sent to the list, which says why.
+    let told: Value = serde_json::from_slice(&body.collect().await.expect("the watch ends").to_bytes()).expect("an event");
+    assert_eq!((&told["type"], &told["object"]["code"]), (&json!("ERROR"), &json!(410)), "{told}");
+    // So does a server that begins with it.
+    let again = start().await;
+    for api in [&api, &again] {
+        let (object, watch) = (format!("{SECRETS}/a"), format!("{SECRETS}?watch=1"));
+        for (method, path) in [
+            (Method::GET, SECRETS),
+            (Method::GET, "/api/v1/secrets?resourceVersion=0"),
+            (Method::GET, &format!("{SECRETS}?limit=1")),
+            (Method::GET, &watch),
+            (Method::GET, &format!("{watch}&resourceVersion={version}")),
+            (Method::GET, &object),
+            (Method::GET, &format!("{object}?resourceVersion=0")),
+            (Method::PUT, &object),
+            (Method::DELETE, &object),
+            (Method::DELETE, SECRETS),
+        ] {
+            let body = if method == Method::PUT { json!({"metadata": {"name": "a"}}) } else { Value::Null };
+            let (code, refusal) = api.ask(method.clone(), path, &body).await;
+            assert_eq!((code, &refusal["message"]), (500, &json!(FAULT)), "{method} {path}");
+        }
+        assert_eq!(api.ask(Method::POST, SECRETS, &json!({"metadata": {"name": "a"}})).await.0, 409);
+        assert_eq!(api.ask(Method::GET, &format!("{SECRETS}/b"), &Value::Null).await.0, 200);
+        let (code, list) = api.ask(Method::GET, "/api/v1/namespaces/kube-system/secrets", &Value::Null).await;
+        assert!(code == 200 && list["items"].as_array().is_some_and(|items| items.iter().any(|s| s["metadata"]["name"] == "c")), "{list}");
+        assert_eq!(api.ask(Method::GET, MAPS, &Value::Null).await.0, 200);
+    }
+    assert_eq!(api.create("others-go-on").await.0, 201);
+
+    put(KEY, None).await;
+    for api in [&api, &again] {
+        let (code, list) = api.ask(Method::GET, SECRETS, &Value::Null).await;
+        assert!(code == 200 && list["items"].as_array().is_some_and(|items| items.len() == 1), "{list}");
+    }
+
+    // Bytes that are no object, until somebody writes better ones.
+    let map = "/registry/configmaps/default/others-go-on";
+    let whole = store.get(map).await.expect("a read").expect("there").value;
+    put(map, Some(r#"{"kind":"ConfigMap","metadata":{"#.into())).await;
+    let (code, refusal) = api.ask(Method::GET, MAPS, &Value::Null).await;
+    assert!(code == 500 && refusal["message"].as_str().is_some_and(|m| m.contains(map)), "{refusal}");
+    put(map, Some(String::from_utf8_lossy(&whole).into_owned())).await;
+    let (code, list) = api.ask(Method::GET, MAPS, &Value::Null).await;
+    assert!(code == 200 && list.to_string().contains("others-go-on"), "{list}");
 }

@@ -104,6 +104,14 @@ pub enum Error {
     /// The store took too long over a write, which may have happened or may happen yet.
     #[error("write to the store: {0}")]
     Unknown(String),
+    /// The value is there, and can't be decrypted.
+    #[error("unable to transform key {key:?}: {why}")]
+    Unreadable {
+        /// The key.
+        key: String,
+        /// Why not.
+        why: String,
+    },
     /// The data dir can't be opened; the sentence says why and what to do.
     #[error("{0}")]
     Open(String),

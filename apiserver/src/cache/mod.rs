@@ -15,8 +15,8 @@ use skiff_store::{Entry, Error, Event, Page, Revision, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use object::{Form, Object, Tidy, encode, labels_of};
-pub use resource::{Change, Filter, Listed, ResourceCache, TooOld};
+pub use object::{Form, Object, Tidy, encode, labels_of, sealed};
+pub use resource::{Change, Filter, Listed, ResourceCache, TooOld, Unreadable};
 
 /// How long a reader waits for the cache to catch up with the store.
 pub(crate) const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -76,7 +76,7 @@ impl Cache {
         let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
         for entry in entries {
             match resources.of(&entry.key) {
-                Some(cache) => load(cache, entry),
+                Some(cache) => cache.load(entry),
                 None => drop(resources.unclaimed().insert(Arc::clone(&entry.key), entry)),
             }
         }
@@ -97,7 +97,7 @@ impl Cache {
                 let mut unclaimed = resources.unclaimed();
                 let claimed: Vec<_> = unclaimed.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
                 for entry in claimed.iter().filter_map(|key| unclaimed.remove(key)) {
-                    load(&cache, entry);
+                    cache.load(entry);
                 }
                 drop(unclaimed);
                 cache
@@ -229,12 +229,6 @@ async fn remembered(store: &dyn Store) -> Result<Page, Error> {
         }
     }
     store.list(ROOT, &end, 0, Some(at)).await
-}
-
-fn load(cache: &ResourceCache, entry: Entry) {
-    if let Some(object) = cache.read_entry(entry) {
-        cache.load(object);
-    }
 }
 
 #[cfg(test)]

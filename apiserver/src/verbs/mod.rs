@@ -172,8 +172,8 @@ impl Call {
     pub async fn read(&self) -> Result<Shown, Status> {
         let cache = self.cache()?;
         match self.query.get("resourceVersion").unwrap_or("") {
-            "" => {}
-            "0" => return self.ready(cache.get(&self.key()).map(Shown::Stored).ok_or_else(|| self.not_found())?).await,
+            "0" if cache.unreadable(&self.key()).is_none() => return self.ready(cache.get(&self.key()).map(Shown::Stored).ok_or_else(|| self.not_found())?).await,
+            "" | "0" => {}
             text => {
                 let fault = || format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
                 let wanted: Revision = text.parse().map_err(|_| Status::new(500, "", fault()))?;
@@ -185,7 +185,7 @@ impl Call {
         if let Some(object) = cache.get(&entry.key).filter(|object| object.revision == entry.modified) {
             return self.ready(Shown::Stored(object)).await;
         }
-        let object = cache.read(entry.key, entry.modified, entry.value).map_err(Status::internal)?;
+        let object = cache.read_entry(entry)?;
         self.ready(Shown::Stored(Arc::new(object))).await
     }
 

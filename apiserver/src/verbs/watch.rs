@@ -52,9 +52,10 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
     // `sendInitialEvents=false` asks for changes from now on alone.
     let state = state && (initial || call.query.get("sendInitialEvents").is_none());
     let (objects, from) = if state {
-        let listed = cache.list(&filter, 0);
+        let listed = cache.list(&filter, 0).whole()?;
         (listed.objects, from.max(listed.newest))
     } else {
+        cache.readable(&filter)?;
         (Vec::new(), from)
     };
     let watcher = Watcher {
