@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{self, Stream};
+use futures::stream::{self, Stream, StreamExt};
 use serde_json::json;
 use skiff_api::{Status, fields, random};
 use skiff_store::Revision;
@@ -94,7 +94,7 @@ fn answer(call: &Call, frames: impl Stream<Item = Bytes> + Send + 'static) -> Re
     if websocket::is_asked_for(&call.headers) {
         return websocket::answer(call, frames);
     }
-    Ok(reply(200, call.shape.stream_type(), streamed(frames)))
+    Ok(reply(200, call.shape.stream_type(), streamed(frames.map(Ok))))
 }
 
 fn expired(asked: Revision, oldest: Revision) -> Status {
