@@ -112,6 +112,9 @@ pub enum Error {
         /// Why not.
         why: String,
     },
+    /// There is no room for another value; deleting some makes room.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    Full,
     /// The data dir can't be opened; the sentence says why and what to do.
     #[error("{0}")]
     Open(String),
@@ -124,6 +127,8 @@ impl From<Error> for Status {
             Error::Unavailable(why) => Self::new(503, "ServiceUnavailable", format!("the store is not available: {why}")),
             // Upstream's words for a write that etcd didn't answer.
             Error::Unknown(_) => Self::new(504, "Timeout", "Timeout: request did not complete within requested timeout - context deadline exceeded"),
+            // As upstream passes on what etcd says.
+            Error::Full => Self::new(500, "", error.to_string()),
             other => Self::internal(other),
         }
     }
