@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use skiff_api::{Status, clock, fields, labels};
+use skiff_api::{Status, fields, labels};
 use skiff_store::{Entry, Event, Revision};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::object::{Form, Object};
 
@@ -20,6 +21,8 @@ const WINDOW_MIN: usize = 512;
 const WINDOW_MAX: usize = 50_000;
 /// How many bytes of objects the window never exceeds: large ones that change often would fill the memory before they are old.
 const WINDOW_BYTES: usize = 64 << 20;
+/// How many bytes of old changes stay.
+const WINDOW_OLD_BYTES: usize = 4 << 20;
 
 /// A change of an object.
 #[derive(Clone, Debug)]
@@ -34,7 +37,8 @@ pub struct Change {
 
 struct Logged {
     change: Change,
-    at: jiff::Timestamp,
+    /// By a clock that never jumps.
+    at: Instant,
 }
 
 /// Which objects of a resource a reader wants.
@@ -248,6 +252,14 @@ impl ResourceCache {
         self.look(|state| state.unreadable.get(key).map(|(_, unreadable)| unreadable.clone()))
     }
 
+    /// Forgets changes beyond so many bytes, and old ones beyond fewer. Answers how many bytes are left.
+    pub(super) fn trim(&self, most: usize) -> usize {
+        self.write(|state| {
+            state.trim(most);
+            state.bytes
+        })
+    }
+
     /// The number of objects.
     pub fn len(&self) -> usize {
         self.look(|state| state.objects.len())
@@ -360,14 +372,22 @@ impl State {
         }
     }
 
-    /// Takes a change into the window, and forgets what is old once there is enough that is not, or too much of all.
+    /// Takes a change into the window.
     fn log(&mut self, change: Change) {
         self.bytes += change.bytes();
-        self.window.push_back(Logged { change, at: clock::now() });
-        let horizon = clock::now() - WINDOW_AGE;
+        self.window.push_back(Logged { change, at: Instant::now() });
+        self.trim(WINDOW_BYTES);
+    }
+
+    /// Forgets what is old once there is enough that is not, or more than `most` bytes of all.
+    fn trim(&mut self, most: usize) {
+        let now = Instant::now();
         while self.window.len() > 1
             && let Some(oldest) = self.window.front()
-            && (self.bytes > WINDOW_BYTES || self.window.len() > WINDOW_MAX || (self.window.len() > WINDOW_MIN && oldest.at < horizon))
+            && let is_old = now.saturating_duration_since(oldest.at) > WINDOW_AGE
+            && (self.bytes > most
+                || self.window.len() > WINDOW_MAX
+                || is_old && (self.window.len() > WINDOW_MIN || self.bytes > WINDOW_OLD_BYTES))
         {
             self.since = oldest.change.revision;
             self.bytes -= oldest.change.bytes();
