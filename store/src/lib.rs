@@ -120,6 +120,13 @@ pub enum Error {
     Open(String),
 }
 
+impl Error {
+    /// Whether a write that ends so may have happened, or may happen yet.
+    pub fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Unknown(_))
+    }
+}
+
 /// What the store couldn't do, as a client of the API is told it.
 impl From<Error> for Status {
     fn from(error: Error) -> Self {

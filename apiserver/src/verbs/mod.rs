@@ -216,8 +216,24 @@ impl Call {
     }
 }
 
-/// Carries a request out.
+/// Carries a request out. What takes or gives back claims goes on to its end when its client goes away, or its time is over: in
+/// the middle, something would be claimed that nobody has.
 pub(crate) async fn serve(call: Call, body: Bytes) -> Result<Reply, Status> {
+    if !call.strategy().claims() || matches!(call.info.verb, "get" | "list" | "watch") {
+        return carry_out(call, body).await;
+    }
+    let serving = call.server.serving.token();
+    let task = tokio::spawn(async move {
+        let _serving = serving;
+        carry_out(call, body).await
+    });
+    task.await.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => Err(Status::internal(error)),
+    })
+}
+
+async fn carry_out(call: Call, body: Bytes) -> Result<Reply, Status> {
     if let Some(warning) = call.resource.deprecation().map(str::to_owned) {
         call.notes.warn(warning);
     }
