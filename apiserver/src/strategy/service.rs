@@ -171,10 +171,14 @@ impl Strategy for Services {
         match result {
             Ok(()) => Ok(claims),
             Err(status) => {
-                claims.settle(&write.call.server, false).await;
+                claims.cancel(&write.call.server).await;
                 Err(status)
             }
         }
+    }
+
+    fn claims(&self) -> bool {
+        true
     }
 
     fn claims_of(&self, service: &Value) -> Vec<String> {

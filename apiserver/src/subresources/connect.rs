@@ -1,13 +1,14 @@
 //! Requests that are carried on to where the pod runs: logs, exec, attach, port-forward to its kubelet; proxies to the
 //! pod, the service or the node itself. Upgraded connections are passed through byte by byte.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use bytes::Bytes;
 use futures::StreamExt;
 use http::header::{CONNECTION, HOST, HeaderName, UPGRADE};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, BodyStream, Full};
+use http_body_util::{BodyStream, Full};
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -248,8 +249,12 @@ pub(crate) async fn forward(
         return Ok(reply);
     }
     let (parts, incoming) = response.into_parts();
-    let chunks = BodyStream::new(incoming.map_err(|error| tracing::debug!(%error, "proxied answer broke off")));
-    let chunks = chunks.filter_map(|frame| async move { frame.ok().and_then(|f| f.into_data().ok()) });
+    let chunks = BodyStream::new(incoming).filter_map(|frame| async move {
+        match frame {
+            Ok(frame) => frame.into_data().ok().map(Ok),
+            Err(error) => Some(Err(io::Error::other(error))),
+        }
+    });
     let mut reply = http::Response::new(stream(chunks));
     *reply.status_mut() = parts.status;
     *reply.headers_mut() = without_hops(&parts.headers, false);
