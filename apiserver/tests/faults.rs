@@ -393,3 +393,57 @@ async fn who_goes_away_in_the_middle_leaves_no_claim_behind() {
     assert_eq!(api.ask(Method::POST, SERVICES, &service("b")).await.0, 409);
     check(2).await;
 }
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let done = Command::new("cp").args(["-r".as_ref(), from.join("member").as_os_str(), to.as_os_str()]).status();
+    assert!(done.is_ok_and(|status| status.success()), "copy {from:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_takes_the_place_of_etcd() {
+    let Some((mut etcd, store)) = OwnEtcd::start().await else { return };
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let api = Api(Server::start(common::config(Arc::new(store)), stop).await.expect("a server"));
+    api.heals("first").await;
+    etcd.kill();
+    let backup = tempfile::tempdir().expect("a directory");
+    copy(etcd.dir.path(), backup.path());
+    etcd.restart();
+    for name in ["lost", "lost-too", "and-this"] {
+        api.heals(name).await;
+    }
+    let (_, list) = api.ask(Method::GET, MAPS, &Value::Null).await;
+    let version: u64 = list["metadata"]["resourceVersion"].as_str().and_then(|version| version.parse().ok()).expect("a version");
+    let watch = async |version: u64| {
+        let (_, body) = api.open(Method::GET, &format!("{MAPS}?watch=1&resourceVersion={version}"), &Value::Null).await;
+        let end = tokio::time::timeout(Duration::from_secs(30), body.collect()).await.expect("the watch ends").expect("a body").to_bytes();
+        serde_json::from_slice::<Value>(&end).expect("an event")
+    };
+    let backed = async {
+        etcd.kill();
+        std::fs::remove_dir_all(etcd.dir.path().join("member")).expect("remove");
+        copy(backup.path(), etcd.dir.path());
+        etcd.restart();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let (code, list) = api.ask(Method::GET, MAPS, &Value::Null).await;
+            let names = list.to_string();
+            // Never what is no more, as if it were.
+            if code == 200 && !names.contains("lost") && names.contains("first") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "it doesn't heal: {list}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    // Who watched must list again, and who comes back with a version that is yet to come.
+    let (open, ()) = tokio::join!(watch(version), backed);
+    for told in [open, watch(version + 1_000).await] {
+        assert_eq!((&told["type"], &told["object"]["code"]), (&json!("ERROR"), &json!(410)), "{told}");
+    }
+    api.heals("after").await;
+    let (_, list) = api.ask(Method::GET, MAPS, &Value::Null).await;
+    let names: Vec<&str> = list["items"].as_array().expect("items").iter().filter_map(|map| map["metadata"]["name"].as_str()).collect();
+    assert!(names.contains(&"first") && names.contains(&"after") && !names.contains(&"lost"), "{names:?}");
+}

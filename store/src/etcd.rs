@@ -66,7 +66,9 @@ impl Etcd {
         let options = ConnectOptions::new()
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
-            .with_keep_alive_while_idle(true);
+            .with_keep_alive_while_idle(true)
+            // A member that is cut off from the others would go on to tell of nothing.
+            .with_require_leader(true);
         let fail = |why: String| Error::Open(format!("reach etcd at {}: {why}", endpoints.join(",")));
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, Client::connect(endpoints, Some(options)));
         let client = connecting.await.map_err(|_| fail("no answer".into()))?.map_err(|e| fail(e.to_string()))?;

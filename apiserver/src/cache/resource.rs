@@ -157,6 +157,11 @@ impl ResourceCache {
     /// Ends the watches once they have seen everything.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    /// Has all watches look again.
+    pub(super) fn ring(&self) {
         self.bell.send_modify(|_| ());
     }
 
