@@ -225,6 +225,29 @@ async fn etcd() {
     }
 }
 
+/// More than fits into one answer is read and watched all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_in_bits() {
+    let Some((_guard, store)) = own_etcd().await else { return };
+    let store = store.with_max_message(4 << 20);
+    let from = store.revision().await.expect("revision") + 1;
+    let value = Bytes::from(vec![b'x'; 200 << 10]);
+    let keys: Vec<String> = (10..50).map(|index| format!("/big/{index}")).collect();
+    for key in &keys {
+        store.commit(key, Guard::Absent, Some(value.clone())).await.expect("create");
+    }
+    let page = store.list("/big/", &prefix_end("/big/"), 0, None).await.expect("list");
+    assert!(page.entries.iter().map(|e| e.key.as_ref()).eq(keys.iter()), "{page:?}");
+    let page = store.list("/big/", &prefix_end("/big/"), 30, None).await.expect("list");
+    assert_eq!((page.entries.len(), page.remaining), (30, 10));
+    let (mut watch, mut seen) = (store.watch(from).await.expect("watch"), Vec::new());
+    while seen.len() < keys.len() {
+        let batch = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.expect("events in time");
+        seen.extend(batch.expect("an open watch").expect("events").into_iter().map(|event| event.key.to_string()));
+    }
+    assert_eq!(seen, keys);
+}
+
 /// Opening again, after compactions too, shows what was there, and goes on counting.
 #[tokio::test]
 async fn embedded_reopens_where_it_was() {
