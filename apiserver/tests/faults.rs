@@ -447,3 +447,35 @@ async fn a_backup_takes_the_place_of_etcd() {
     let names: Vec<&str> = list["items"].as_array().expect("items").iter().filter_map(|map| map["metadata"]["name"].as_str()).collect();
     assert!(names.contains(&"first") && names.contains(&"after") && !names.contains(&"lost"), "{names:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn events_go_an_hour_after_they_were_last_written() {
+    const EVENTS: &str = "/api/v1/namespaces/default/events";
+    skiff_api::clock::set_virtual("2026-01-01T00:00:00Z".parse().expect("a time"));
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let api = Api(Server::start(common::config(Arc::new(Memory::new())), stop).await.expect("a server"));
+    let event = |name: &str| json!({"metadata": {"name": name}, "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}, "count": 1});
+    let there = async || {
+        let (_, list) = api.ask(Method::GET, EVENTS, &Value::Null).await;
+        let items = list["items"].as_array().expect("items");
+        items.iter().filter_map(|e| e["metadata"]["name"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let minutes = |n: u64| tokio::time::sleep(Duration::from_secs(n * 60));
+    for name in ["a", "b"] {
+        let (code, made) = api.ask(Method::POST, EVENTS, &event(name)).await;
+        assert_eq!(code, 201, "{made}");
+    }
+    minutes(50).await;
+    let (_, mut again) = api.ask(Method::GET, &format!("{EVENTS}/b"), &Value::Null).await;
+    again["count"] = 2.into();
+    assert_eq!(api.ask(Method::PUT, &format!("{EVENTS}/b"), &again).await.0, 200);
+    assert_eq!(there().await, ["a", "b"]);
+    minutes(12).await;
+    assert_eq!(there().await, ["b"]);
+    minutes(50).await;
+    assert!(there().await.is_empty());
+    assert_eq!(api.ask(Method::POST, EVENTS, &event("c")).await.0, 201);
+    minutes(62).await;
+    assert!(there().await.is_empty(), "the first after none");
+}
