@@ -11,7 +11,7 @@ use etcd_client::{
 };
 use futures::stream::{self, BoxStream, StreamExt};
 
-use crate::{Entry, Error, Event, Guard, Page, Revision, Store};
+use crate::{Entry, Error, Event, FULL, Guard, Page, Revision, Store, TOO_LARGE};
 
 /// How long a request may take before the store counts as away.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,8 +33,9 @@ pub struct Etcd {
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
     let text = error.to_string();
-    if text.contains("database space exceeded") {
-        return Error::Full;
+    let refusals = [(FULL, FULL), (TOO_LARGE, TOO_LARGE), ("received message larger than max", TOO_LARGE)];
+    if let Some((_, refusal)) = refusals.into_iter().find(|(words, _)| text.contains(words)) {
+        return Error::Refused(refusal);
     }
     // The client's errors carry their sources' debug forms; the first part is the sentence.
     Error::Unavailable(format!("etcd: {}", text.split(", source:").next().unwrap_or(&text)))

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use skiff_api::random;
-use skiff_store::{Embedded, Error, Etcd, Event, Guard, Memory, Revision, Store, prefix_end};
+use skiff_store::{Embedded, Error, Etcd, Event, Guard, Memory, Revision, Store, TOO_LARGE, prefix_end};
 
 /// An etcd of this test's own, ended with it.
 struct OwnEtcd {
@@ -232,6 +232,10 @@ async fn etcd_in_bits() {
     let store = store.with_max_message(4 << 20);
     let from = store.revision().await.expect("revision") + 1;
     let value = Bytes::from(vec![b'x'; 200 << 10]);
+    for size in [1_600, 3_000] {
+        let huge = store.commit("/huge", Guard::Absent, Some(Bytes::from(vec![b'x'; size << 10]))).await;
+        assert!(matches!(huge, Err(Error::Refused(TOO_LARGE))), "{huge:?}");
+    }
     let keys: Vec<String> = (10..50).map(|index| format!("/big/{index}")).collect();
     for key in &keys {
         store.commit(key, Guard::Absent, Some(value.clone())).await.expect("create");
