@@ -45,6 +45,8 @@ pub struct Cache {
     /// How often that was so: a backup took its place. Whoever has read before is told that it is too far behind: what it knows
     /// may never have been.
     rewinds: AtomicU64,
+    /// The newest revision that was seen of such a store before.
+    rewound_from: AtomicU64,
     /// How many bytes of changes came since the windows were last looked at.
     unlooked: AtomicUsize,
 }
@@ -76,7 +78,7 @@ impl Cache {
     /// watches may go on over a restart of the server. `resources` are those to begin with, by prefix.
     pub async fn load(store: Arc<dyn Store>, resources: impl IntoIterator<Item = (String, Form)>) -> Result<Self, Error> {
         let page = remembered(store.as_ref()).await?;
-        let cache = Self { store, resources: RwLock::default(), applied: watch::Sender::new(page.revision), last: Mutex::default(), rewinds: AtomicU64::new(0), unlooked: AtomicUsize::new(0) };
+        let cache = Self { store, resources: RwLock::default(), applied: watch::Sender::new(page.revision), last: Mutex::default(), rewinds: AtomicU64::new(0), rewound_from: AtomicU64::new(0), unlooked: AtomicUsize::new(0) };
         for (prefix, form) in resources {
             cache.put(&prefix, form);
         }
@@ -173,9 +175,10 @@ impl Cache {
             for (prefix, cache) in &resources.by_prefix {
                 cache.reset(entries.remove(prefix).unwrap_or_default(), page.revision);
             }
-            self.applied.send_replace(page.revision);
+            let before = self.applied.send_replace(page.revision);
             *self.last() = None;
             if another {
+                self.rewound_from.fetch_max(before, Ordering::SeqCst);
                 self.rewinds.fetch_add(1, Ordering::SeqCst);
                 resources.by_prefix.values().for_each(|cache| cache.ring());
             }
@@ -275,6 +278,11 @@ impl Cache {
     /// How often the store went back: what was read before is of no use any more.
     pub(crate) fn rewinds(&self) -> u64 {
         self.rewinds.load(Ordering::SeqCst)
+    }
+
+    /// The newest revision that was seen of a store before another took its place; 0 where none did.
+    pub(crate) fn rewound_from(&self) -> Revision {
+        self.rewound_from.load(Ordering::SeqCst)
     }
 
     /// Waits for the cache to show every write acknowledged before this call. Answers the revision it shows.

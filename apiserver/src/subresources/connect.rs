@@ -17,7 +17,7 @@ use skiff_api::resource::Subresource;
 use skiff_api::{Status, field, value};
 
 use crate::admission::{self, Operation};
-use crate::dial::Connection;
+use crate::dial::{self, Connection};
 use crate::http::body::{self, Reply, full, stream, text};
 use crate::services;
 use crate::verbs::Call;
@@ -159,7 +159,7 @@ async fn proxy(call: &Call, method: Method, query: &str, body: Bytes) -> Result<
                 return Err(Status::new(501, "NotImplemented", "proxying to https targets is not served"));
             }
             let address = if plural == "pods" { pod_address(call, name, port)? } else { services::endpoint(&call.server.cache, &call.info.namespace, name, port)? };
-            let connection = tokio::net::TcpStream::connect(address).await;
+            let connection = dial::tcp(address).await;
             let failed = |error| Status::new(503, "ServiceUnavailable", format!("error trying to reach service: dial tcp {address}: {error}"));
             Box::new(connection.map_err(failed)?)
         }

@@ -139,12 +139,16 @@ struct Watcher {
 }
 
 impl Watcher {
-    /// The revision to begin at, where `from` is too far back, or of another history: one that the store hasn't come to.
+    /// The revision to begin at, where `from` is too far back, or of a history that the store doesn't have any more.
     async fn too_old(&self, from: Revision) -> Result<Option<Revision>, Status> {
         let all = &self.applied.cache;
         let complete = all.applied();
         if from <= complete {
             return Ok(self.cache.changes(from, 1).err().filter(|_| from < complete).map(|too_old| too_old.oldest));
+        }
+        // What is yet to come is waited for, as upstream does; but that was there already.
+        if from > all.rewound_from() {
+            return Ok(None);
         }
         // Another server may be quicker than this one's watch, but not than the store.
         let newest = self.applied.store.revision().await?;
