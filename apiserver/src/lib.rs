@@ -15,6 +15,7 @@ mod convert;
 mod custom;
 pub mod dial;
 mod encryption;
+mod expiry;
 mod flow;
 pub mod http;
 mod metrics;

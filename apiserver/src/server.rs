@@ -30,7 +30,7 @@ use crate::options::{self, Options};
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
 use crate::webhook::Webhooks;
-use crate::{bootstrap, custom, publish, signer};
+use crate::{bootstrap, custom, expiry, publish, signer};
 
 /// How often history is given up, and how much of it stays: upstream's five minutes.
 const COMPACTION_PERIOD: Duration = Duration::from_secs(300);
@@ -195,6 +195,7 @@ impl Server {
         server.spawn(signer::run);
         server.spawn(auth::fill_secrets);
         server.spawn(aggregate::run);
+        server.spawn(expiry::run);
         unready.disarm();
         Ok(server)
     }

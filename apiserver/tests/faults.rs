@@ -279,9 +279,11 @@ async fn what_can_not_be_read_is_refused_by_name_and_heals() {
     // Bytes that are no object, until somebody writes better ones.
     let map = "/registry/configmaps/default/others-go-on";
     let whole = store.get(map).await.expect("a read").expect("there").value;
-    put(map, Some(r#"{"kind":"ConfigMap","metadata":{"#.into())).await;
-    let (code, refusal) = api.ask(Method::GET, MAPS, &Value::Null).await;
-    assert!(code == 500 && refusal["message"].as_str().is_some_and(|m| m.contains(map)), "{refusal}");
+    for broken in [r#"{"kind":"ConfigMap","metadata":{"#, "123", "null"] {
+        put(map, Some(broken.into())).await;
+        let (code, refusal) = api.ask(Method::GET, MAPS, &Value::Null).await;
+        assert!(code == 500 && refusal["message"].as_str().is_some_and(|m| m.contains(map)), "{refusal}");
+    }
     put(map, Some(String::from_utf8_lossy(&whole).into_owned())).await;
     let (code, list) = api.ask(Method::GET, MAPS, &Value::Null).await;
     assert!(code == 200 && list.to_string().contains("others-go-on"), "{list}");
@@ -392,4 +394,91 @@ async fn who_goes_away_in_the_middle_leaves_no_claim_behind() {
     store.mood.send_replace(Mood::Well);
     assert_eq!(api.ask(Method::POST, SERVICES, &service("b")).await.0, 409);
     check(2).await;
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let done = Command::new("cp").args(["-r".as_ref(), from.join("member").as_os_str(), to.as_os_str()]).status();
+    assert!(done.is_ok_and(|status| status.success()), "copy {from:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_takes_the_place_of_etcd() {
+    let Some((mut etcd, store)) = OwnEtcd::start().await else { return };
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let api = Api(Server::start(common::config(Arc::new(store)), stop).await.expect("a server"));
+    api.heals("first").await;
+    etcd.kill();
+    let backup = tempfile::tempdir().expect("a directory");
+    copy(etcd.dir.path(), backup.path());
+    etcd.restart();
+    // More than the server itself writes on its way back.
+    for number in 0..60 {
+        api.heals(&format!("lost-{number}")).await;
+    }
+    let (_, list) = api.ask(Method::GET, MAPS, &Value::Null).await;
+    let version: u64 = list["metadata"]["resourceVersion"].as_str().and_then(|version| version.parse().ok()).expect("a version");
+    let watch = async |version: u64| {
+        let (_, body) = api.open(Method::GET, &format!("{MAPS}?watch=1&resourceVersion={version}"), &Value::Null).await;
+        let end = tokio::time::timeout(Duration::from_secs(30), body.collect()).await.expect("the watch ends").expect("a body").to_bytes();
+        serde_json::from_slice::<Value>(&end).expect("an event")
+    };
+    let backed = async {
+        etcd.kill();
+        std::fs::remove_dir_all(etcd.dir.path().join("member")).expect("remove");
+        copy(backup.path(), etcd.dir.path());
+        etcd.restart();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let (code, list) = api.ask(Method::GET, MAPS, &Value::Null).await;
+            let names = list.to_string();
+            // Never what is no more, as if it were.
+            if code == 200 && !names.contains("lost") && names.contains("first") {
+                return;
+            }
+            assert!(Instant::now() < deadline, "it doesn't heal: {list}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    // Who watched must list again, and who comes back with a version that is no more.
+    let (open, ()) = tokio::join!(watch(version), backed);
+    for told in [open, watch(version).await] {
+        assert_eq!((&told["type"], &told["object"]["code"]), (&json!("ERROR"), &json!(410)), "{told}");
+    }
+    api.heals("after").await;
+    let (_, list) = api.ask(Method::GET, MAPS, &Value::Null).await;
+    let names: Vec<&str> = list["items"].as_array().expect("items").iter().filter_map(|map| map["metadata"]["name"].as_str()).collect();
+    assert!(names.contains(&"first") && names.contains(&"after") && !names.contains(&"lost-0"), "{names:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn events_go_an_hour_after_they_were_last_written() {
+    const EVENTS: &str = "/api/v1/namespaces/default/events";
+    skiff_api::clock::set_virtual("2026-01-01T00:00:00Z".parse().expect("a time"));
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let api = Api(Server::start(common::config(Arc::new(Memory::new())), stop).await.expect("a server"));
+    let event = |name: &str| json!({"metadata": {"name": name}, "involvedObject": {"kind": "Pod", "namespace": "default", "name": "p"}, "count": 1});
+    let there = async || {
+        let (_, list) = api.ask(Method::GET, EVENTS, &Value::Null).await;
+        let items = list["items"].as_array().expect("items");
+        items.iter().filter_map(|e| e["metadata"]["name"].as_str().map(str::to_owned)).collect::<Vec<_>>()
+    };
+    let minutes = |n: u64| tokio::time::sleep(Duration::from_secs(n * 60));
+    for name in ["a", "b"] {
+        let (code, made) = api.ask(Method::POST, EVENTS, &event(name)).await;
+        assert_eq!(code, 201, "{made}");
+    }
+    minutes(50).await;
+    let (_, mut again) = api.ask(Method::GET, &format!("{EVENTS}/b"), &Value::Null).await;
+    again["count"] = 2.into();
+    assert_eq!(api.ask(Method::PUT, &format!("{EVENTS}/b"), &again).await.0, 200);
+    assert_eq!(there().await, ["a", "b"]);
+    minutes(12).await;
+    assert_eq!(there().await, ["b"]);
+    minutes(50).await;
+    assert!(there().await.is_empty());
+    assert_eq!(api.ask(Method::POST, EVENTS, &event("c")).await.0, 201);
+    minutes(62).await;
+    assert!(there().await.is_empty(), "the first after none");
 }

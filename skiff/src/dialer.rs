@@ -12,7 +12,7 @@ use serde_json::Value;
 use skiff_api::value::{at, items, text};
 use skiff_apiserver::auth::User;
 use skiff_apiserver::auth::pki::{self, Authority};
-use skiff_apiserver::dial::{Connection, Dialer};
+use skiff_apiserver::dial::{Connection, Dialer, keep_alive};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -86,6 +86,7 @@ impl Dialer for TlsDialer {
         let connect = async {
             let stream = TcpStream::connect((host.as_str(), port)).await?;
             stream.set_nodelay(true)?;
+            keep_alive(&stream)?;
             self.connector.connect(name, stream).await
         };
         let connected = tokio::time::timeout(TIMEOUT, connect).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));

@@ -11,7 +11,7 @@ use etcd_client::{
 };
 use futures::stream::{self, BoxStream, StreamExt};
 
-use crate::{Entry, Error, Event, Guard, Page, Revision, Store};
+use crate::{Entry, Error, Event, FULL, Guard, Page, Revision, Store, TOO_LARGE};
 
 /// How long a request may take before the store counts as away.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -20,19 +20,22 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(3), Duration::from_secs(2));
 /// etcd's own limit of a request is 1.5 MiB; lists have many values.
 const MAX_MESSAGE: usize = 256 << 20;
-/// How many keys are read in one request.
-const CHUNK: i64 = 10_000;
+/// How many keys are read in one request at most, and at first: as many more or fewer as they are small or large.
+const CHUNK: (i64, i64) = (10_000, 1_000);
 
 /// A client of an etcd cluster.
 #[derive(Clone)]
 pub struct Etcd {
     client: Client,
+    /// How many bytes an answer may have.
+    max_message: usize,
 }
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
     let text = error.to_string();
-    if text.contains("database space exceeded") {
-        return Error::Full;
+    let refusals = [(FULL, FULL), (TOO_LARGE, TOO_LARGE), ("received message larger than max", TOO_LARGE)];
+    if let Some((_, refusal)) = refusals.into_iter().find(|(words, _)| text.contains(words)) {
+        return Error::Refused(refusal);
     }
     // The client's errors carry their sources' debug forms; the first part is the sentence.
     Error::Unavailable(format!("etcd: {}", text.split(", source:").next().unwrap_or(&text)))
@@ -66,18 +69,25 @@ impl Etcd {
         let options = ConnectOptions::new()
             .with_connect_timeout(CONNECT_TIMEOUT)
             .with_keep_alive(KEEP_ALIVE.0, KEEP_ALIVE.1)
-            .with_keep_alive_while_idle(true);
+            .with_keep_alive_while_idle(true)
+            // A member that is cut off from the others would go on to tell of nothing.
+            .with_require_leader(true);
         let fail = |why: String| Error::Open(format!("reach etcd at {}: {why}", endpoints.join(",")));
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, Client::connect(endpoints, Some(options)));
         let client = connecting.await.map_err(|_| fail("no answer".into()))?.map_err(|e| fail(e.to_string()))?;
-        let store = Self { client };
+        let store = Self { client, max_message: MAX_MESSAGE };
         let asked = tokio::time::timeout(CONNECT_TIMEOUT, store.revision()).await;
         asked.map_err(|_| fail("no answer".into()))?.map_err(|e| fail(e.to_string()))?;
         Ok(store)
     }
 
+    /// The same with another limit of an answer's size, in bytes; etcd doesn't make events smaller than 2 MiB.
+    pub fn with_max_message(self, max_message: usize) -> Self {
+        Self { max_message, ..self }
+    }
+
     fn kv(&self) -> etcd_client::KvClient {
-        self.client.kv_client().max_decoding_message_size(MAX_MESSAGE)
+        self.client.kv_client().max_decoding_message_size(self.max_message)
     }
 }
 
@@ -89,15 +99,23 @@ impl Store for Etcd {
     }
 
     async fn list(&self, start: &str, end: &str, limit: usize, at: Option<Revision>) -> Result<Page, Error> {
-        let (mut entries, mut revision, mut from) = (Vec::new(), at, start.to_owned());
+        let (mut entries, mut revision, mut from, mut chunk) = (Vec::new(), at, start.to_owned(), CHUNK.1);
         loop {
-            let wanted = if limit == 0 { CHUNK } else { CHUNK.min((limit - entries.len()) as i64) };
+            let wanted = if limit == 0 { chunk } else { chunk.min((limit - entries.len()) as i64) };
             let mut options = GetOptions::new().with_range(end).with_limit(wanted);
             if let Some(revision) = revision {
                 options = options.with_revision(revision as i64);
             }
             let asked = revision.unwrap_or(0);
-            let found = timed(self.kv().get(from.as_str(), Some(options))).await?.map_err(|e| refused(e, asked))?;
+            let found = match timed(self.kv().get(from.as_str(), Some(options))).await? {
+                Err(error) if wanted > 1 && error.to_string().contains("message length too large") => {
+                    chunk = wanted / 2;
+                    continue;
+                }
+                found => found.map_err(|e| refused(e, asked))?,
+            };
+            let size: usize = found.kvs().iter().map(|kv| kv.value().len()).sum();
+            chunk = if size < self.max_message / 16 { (wanted * 2).min(CHUNK.0) } else if size > self.max_message / 4 { (wanted / 2).max(1) } else { wanted };
             // All requests of one list show the revision of the first.
             let shown = *revision.get_or_insert(found.header().map_or(0, |h| h.revision() as Revision));
             for kv in found.kvs() {
@@ -138,8 +156,9 @@ impl Store for Etcd {
     }
 
     async fn watch(&self, from: Revision) -> Result<BoxStream<'static, Result<Vec<Event>, Error>>, Error> {
-        let mut client = self.client.watch_client().max_decoding_message_size(MAX_MESSAGE);
-        let options = WatchOptions::new().with_all_keys().with_start_revision(from as i64);
+        let mut client = self.client.watch_client().max_decoding_message_size(self.max_message);
+        // What is far behind comes in large batches, which etcd cuts only when asked.
+        let options = WatchOptions::new().with_all_keys().with_start_revision(from as i64).with_fragment();
         let watch = timed(client.watch("\0", Some(options))).await?.map_err(unavailable)?;
         Ok(stream::unfold(Some(watch), move |watch| async move {
             let mut watch = watch?;

@@ -76,6 +76,11 @@ pub struct Page {
     pub remaining: u64,
 }
 
+/// There is no room for another value; deleting some makes room.
+pub const FULL: &str = "etcdserver: mvcc: database space exceeded";
+/// The value is larger than any may be.
+pub const TOO_LARGE: &str = "etcdserver: request is too large";
+
 /// What a store couldn't do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -112,9 +117,9 @@ pub enum Error {
         /// Why not.
         why: String,
     },
-    /// There is no room for another value; deleting some makes room.
-    #[error("etcdserver: mvcc: database space exceeded")]
-    Full,
+    /// The store doesn't take the value, in etcd's words: [`FULL`] or [`TOO_LARGE`].
+    #[error("{0}")]
+    Refused(&'static str),
     /// The data dir can't be opened; the sentence says why and what to do.
     #[error("{0}")]
     Open(String),
@@ -135,7 +140,7 @@ impl From<Error> for Status {
             // Upstream's words for a write that etcd didn't answer.
             Error::Unknown(_) => Self::new(504, "Timeout", "Timeout: request did not complete within requested timeout - context deadline exceeded"),
             // As upstream passes on what etcd says.
-            Error::Full => Self::new(500, "", error.to_string()),
+            Error::Refused(why) => Self::new(500, "", why),
             other => Self::internal(other),
         }
     }

@@ -153,9 +153,9 @@ pub(crate) mod tests {
                 Err(error) => break error,
             }
         };
-        assert!(matches!(full, Error::Full), "{full}");
+        assert!(matches!(full, Error::Refused(crate::FULL)), "{full}");
         assert!((55..64).contains(&made), "{made}");
-        assert!(matches!(store.commit("/a", Guard::Modified(at), value(0)).await, Err(Error::Full)));
+        assert!(matches!(store.commit("/a", Guard::Modified(at), value(0)).await, Err(Error::Refused(crate::FULL))));
         for key in ["/many/0", "/many/1"] {
             let entry = store.get(key).await.expect("a read").expect("there");
             store.commit(key, Guard::Modified(entry.modified), None).await.expect("a deletion");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Entry, Error, Event, Guard, Page, Revision};
+use crate::{Entry, Error, Event, FULL, Guard, Page, Revision};
 
 /// How many bytes of history are kept at most, whatever the time between compactions: large values that change often would fill
 /// memory and disk.
@@ -105,7 +105,7 @@ impl Mvcc {
     /// Whether there is room for a value behind `waiting` bytes that are about to come; a deletion always finds some.
     pub(crate) fn room(&self, waiting: usize, value: Option<&Bytes>) -> Result<(), Error> {
         let needed = value.map_or(0, |value| self.live + waiting + value.len());
-        if needed > self.limits.1 { Err(Error::Full) } else { Ok(()) }
+        if needed > self.limits.1 { Err(Error::Refused(FULL)) } else { Ok(()) }
     }
 
     /// Up to where history is to be given up, if there is too much of it: some of the oldest, so that nobody waits long.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::StreamExt;
 use skiff_api::random;
-use skiff_store::{Embedded, Error, Etcd, Event, Guard, Memory, Revision, Store, prefix_end};
+use skiff_store::{Embedded, Error, Etcd, Event, Guard, Memory, Revision, Store, TOO_LARGE, prefix_end};
 
 /// An etcd of this test's own, ended with it.
 struct OwnEtcd {
@@ -223,6 +223,33 @@ async fn etcd() {
     if let Some((_guard, store)) = own_etcd().await {
         conforms(Arc::new(store), 150).await;
     }
+}
+
+/// More than fits into one answer is read and watched all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn etcd_in_bits() {
+    let Some((_guard, store)) = own_etcd().await else { return };
+    let store = store.with_max_message(4 << 20);
+    let from = store.revision().await.expect("revision") + 1;
+    let value = Bytes::from(vec![b'x'; 200 << 10]);
+    for size in [1_600, 3_000] {
+        let huge = store.commit("/huge", Guard::Absent, Some(Bytes::from(vec![b'x'; size << 10]))).await;
+        assert!(matches!(huge, Err(Error::Refused(TOO_LARGE))), "{huge:?}");
+    }
+    let keys: Vec<String> = (10..50).map(|index| format!("/big/{index}")).collect();
+    for key in &keys {
+        store.commit(key, Guard::Absent, Some(value.clone())).await.expect("create");
+    }
+    let page = store.list("/big/", &prefix_end("/big/"), 0, None).await.expect("list");
+    assert!(page.entries.iter().map(|e| e.key.as_ref()).eq(keys.iter()), "{page:?}");
+    let page = store.list("/big/", &prefix_end("/big/"), 30, None).await.expect("list");
+    assert_eq!((page.entries.len(), page.remaining), (30, 10));
+    let (mut watch, mut seen) = (store.watch(from).await.expect("watch"), Vec::new());
+    while seen.len() < keys.len() {
+        let batch = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.expect("events in time");
+        seen.extend(batch.expect("an open watch").expect("events").into_iter().map(|event| event.key.to_string()));
+    }
+    assert_eq!(seen, keys);
 }
 
 /// Opening again, after compactions too, shows what was there, and goes on counting.

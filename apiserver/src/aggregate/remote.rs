@@ -27,7 +27,7 @@ use crate::auth::{MASTERS, User};
 use crate::cache::Cache;
 use crate::http::body::{Reply, text as plain};
 use crate::subresources::{self, Upgrade};
-use crate::{services, tls};
+use crate::{dial, services, tls};
 
 /// How long a server may take over a question of this one's own.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -113,8 +113,7 @@ impl Remote {
         let address = services::endpoint(cache, &self.namespace, &self.service, &self.port, services::To::Any).map_err(|status| status.message)?;
         let tls = self.tls.as_ref().map_err(Clone::clone)?;
         let name = ServerName::try_from(self.host()).map_err(|e| e.to_string())?;
-        let stream = TcpStream::connect(address).await.map_err(|e| format!("dial tcp {address}: connect: {e}"))?;
-        stream.set_nodelay(true).map_err(|e| e.to_string())?;
+        let stream = dial::tcp(address).await.map_err(|e| format!("dial tcp {address}: connect: {e}"))?;
         let stream = tls.connect(name, stream).await.map_err(|e| format!("tls: {e}"))?;
         Ok((stream, address.to_string()))
     }

@@ -132,7 +132,8 @@ impl Rbac {
 impl Index {
     /// Takes in what changed up to the revisions `now`, and what more there is by then.
     fn catch_up(&mut self, cache: &Cache, now: [Revision; 4]) {
-        let known = self.seen.is_some_and(|seen| {
+        // What was seen of a store that has gone back is of no use.
+        let known = self.seen.filter(|seen| seen.iter().zip(now).all(|(seen, now)| *seen <= now)).is_some_and(|seen| {
             let changes = PREFIXES.iter().zip(seen).map(|(prefix, after)| cache.resource(prefix).map_or(Ok(Vec::new()), |c| c.changes(after, usize::MAX)));
             let Ok(changes) = changes.collect::<Result<Vec<_>, _>>() else { return false };
             for (at, change) in changes.iter().enumerate().flat_map(|(at, changes)| changes.iter().map(move |change| (at, change))) {

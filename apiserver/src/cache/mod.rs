@@ -7,7 +7,7 @@ mod object;
 mod resource;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -40,6 +40,13 @@ pub struct Cache {
     resources: RwLock<Resources>,
     /// The revision up to which every resource's cache is complete.
     applied: watch::Sender<Revision>,
+    /// The newest value that the store was seen to be given: where it has another there, it isn't the store that it was.
+    last: Mutex<Option<Entry>>,
+    /// How often that was so: a backup took its place. Whoever has read before is told that it is too far behind: what it knows
+    /// may never have been.
+    rewinds: AtomicU64,
+    /// The newest revision that was seen of such a store before.
+    rewound_from: AtomicU64,
     /// How many bytes of changes came since the windows were last looked at.
     unlooked: AtomicUsize,
 }
@@ -71,7 +78,7 @@ impl Cache {
     /// watches may go on over a restart of the server. `resources` are those to begin with, by prefix.
     pub async fn load(store: Arc<dyn Store>, resources: impl IntoIterator<Item = (String, Form)>) -> Result<Self, Error> {
         let page = remembered(store.as_ref()).await?;
-        let cache = Self { store, resources: RwLock::default(), applied: watch::Sender::new(page.revision), unlooked: AtomicUsize::new(0) };
+        let cache = Self { store, resources: RwLock::default(), applied: watch::Sender::new(page.revision), last: Mutex::default(), rewinds: AtomicU64::new(0), rewound_from: AtomicU64::new(0), unlooked: AtomicUsize::new(0) };
         for (prefix, form) in resources {
             cache.put(&prefix, form);
         }
@@ -140,7 +147,7 @@ impl Cache {
             match result {
                 Some(Err(Error::Compacted { .. })) => {
                     tracing::warn!("the store compacted changes that this server had not seen: reading everything again, watches end");
-                    if let Err(error) = self.reload().await {
+                    if let Err(error) = self.reload(false).await {
                         tracing::warn!(%error, "the store can't be read");
                     }
                 }
@@ -152,8 +159,9 @@ impl Cache {
         }
     }
 
-    /// Reads everything again. Watches of what was in between are told that they are too far behind.
-    async fn reload(&self) -> Result<(), Error> {
+    /// Reads everything again. Watches of what was in between are told that they are too far behind; all are where the store is
+    /// `another`.
+    async fn reload(&self, another: bool) -> Result<(), Error> {
         let page = self.store.list(ROOT, &skiff_store::prefix_end(ROOT), 0, None).await?;
         {
             let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
@@ -167,23 +175,57 @@ impl Cache {
             for (prefix, cache) in &resources.by_prefix {
                 cache.reset(entries.remove(prefix).unwrap_or_default(), page.revision);
             }
-            self.applied.send_replace(page.revision);
+            let before = self.applied.send_replace(page.revision);
+            *self.last() = None;
+            if another {
+                self.rewound_from.fetch_max(before, Ordering::SeqCst);
+                self.rewinds.fetch_add(1, Ordering::SeqCst);
+                resources.by_prefix.values().for_each(|cache| cache.ring());
+            }
         }
         Ok(())
     }
 
     async fn follow_once(&self) -> Result<(), Error> {
-        let next = *self.applied.borrow() + 1;
-        let mut changes = self.store.watch(next).await?;
+        if !self.is_as_seen().await? {
+            tracing::warn!("the store isn't what it was, maybe a backup: reading everything again, watches end");
+            self.reload(true).await?;
+        }
+        let mut changes = self.store.watch(self.applied() + 1).await?;
         while let Some(batch) = changes.next().await {
             self.apply(batch?);
         }
         Ok(())
     }
 
+    fn last(&self) -> MutexGuard<'_, Option<Entry>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the store still has what this server has seen of it. In one that hasn't, a watch would begin in the middle of
+    /// changes that nobody has seen, or wait for a revision that is long to come.
+    async fn is_as_seen(&self) -> Result<bool, Error> {
+        let applied = self.applied();
+        if self.store.revision().await? < applied {
+            return Ok(false);
+        }
+        let last = self.last().clone();
+        let Some(last) = last else { return Ok(true) };
+        match self.store.list(&last.key, &format!("{}\0", last.key), 1, Some(last.modified)).await {
+            Ok(page) => Ok(page.entries.first() == Some(&last)),
+            // Nobody can tell; it is as it was for long.
+            Err(Error::Compacted { .. }) => Ok(true),
+            Err(Error::Future { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     fn apply(&self, batch: Vec<Event>) {
         let Some(newest) = batch.last().map(|event| event.revision) else { return };
         let bytes = batch.iter().filter_map(|event| event.value.as_ref()).map(bytes::Bytes::len).sum();
+        if let Some((event, value)) = batch.iter().rev().find_map(|event| Some((event, event.value.clone()?))) {
+            *self.last() = Some(Entry { key: Arc::clone(&event.key), value, created: event.created, modified: event.revision });
+        }
         // Shared, for readers must not wait while a large batch is read.
         let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
         for event in batch {
@@ -233,9 +275,23 @@ impl Cache {
         *self.applied.borrow()
     }
 
+    /// How often the store went back: what was read before is of no use any more.
+    pub(crate) fn rewinds(&self) -> u64 {
+        self.rewinds.load(Ordering::SeqCst)
+    }
+
+    /// The newest revision that was seen of a store before another took its place; 0 where none did.
+    pub(crate) fn rewound_from(&self) -> Revision {
+        self.rewound_from.load(Ordering::SeqCst)
+    }
+
     /// Waits for the cache to show every write acknowledged before this call. Answers the revision it shows.
     pub async fn fresh(&self) -> Result<Revision, Error> {
+        let applied = self.applied();
         let newest = self.store.revision().await?;
+        if newest < applied {
+            return Err(Error::Unavailable(format!("it went back from revision {applied} to {newest}, and is read again")));
+        }
         self.reached(newest, FRESH_TIMEOUT).await.map_err(|applied| {
             Error::Unavailable(format!("the cache is at revision {applied}, the store at {newest}"))
         })
@@ -313,7 +369,7 @@ mod tests {
         // A second cache of the same store knows what the first one saw.
         let again = Cache::load(store, [("/registry/pods/".into(), Form::default())]).await.expect("load");
         assert_eq!(again.applied(), before);
-        again.reload().await.expect("reload");
+        again.reload(false).await.expect("reload");
         assert_eq!(again.applied(), revision);
         let pods = again.resource("/registry/pods/").expect("pods");
         assert!(pods.get("/registry/pods/ns/a").is_some());
@@ -349,5 +405,28 @@ mod tests {
         assert_eq!(remembered(&store).await.expect("a page").entries.len(), 0);
         store.compact(store.revision().await.expect("a revision") - 1).await.expect("compact");
         assert_eq!(remembered(&store).await.expect("a page").entries.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn another_store_is_known_by_what_it_has_at_the_same_revision() {
+        let value = |text: &str| Some(format!(r#"{{"metadata":{{"name":"{text}"}}}}"#).into());
+        let store = async |values: &[&str]| {
+            let store = Memory::new();
+            for text in values {
+                store.commit(&format!("/registry/pods/ns/{text}"), Guard::Absent, value(text)).await.expect("commit");
+            }
+            Arc::new(store)
+        };
+        let mut cache = Cache::load(store(&[]).await, [("/registry/pods/".into(), Form::default())]).await.expect("load");
+        let seen = store(&["a", "b"]).await;
+        let events = seen.watch(2).await.expect("a watch").next().await.expect("events").expect("events");
+        cache.apply(events);
+        for (values, expected) in [(&["a", "b"][..], true), (&["a", "b", "c"], true), (&["a"], false), (&["a", "x"], false), (&["a", "x", "y"], false)] {
+            cache.store = store(values).await;
+            assert_eq!(cache.is_as_seen().await.expect("an answer"), expected, "{values:?}");
+        }
+        cache.reload(true).await.expect("reload");
+        let pods = cache.resource("/registry/pods/").expect("pods");
+        assert!(pods.get("/registry/pods/ns/x").is_some() && pods.get("/registry/pods/ns/b").is_none() && cache.rewinds() == 1);
     }
 }

@@ -102,6 +102,9 @@ impl Object {
             }
             (_, offset) => {
                 let mut object: Value = serde_json::from_str(text)?;
+                if !object.is_object() {
+                    return Err(serde_json::Error::custom("it is no object"));
+                }
                 let mut bytes = bytes;
                 if let Some(tidy) = &form.tidy {
                     tidy(&mut object);

@@ -84,7 +84,7 @@ struct State {
     /// the server itself, as upstream's informers keep what they know; clients are refused.
     unreadable: BTreeMap<Arc<str>, (Entry, Unreadable)>,
     window: VecDeque<Logged>,
-    /// How many bytes the objects in the window have that it brought.
+    /// How many bytes the objects have that the changes in the window brought or took away.
     bytes: usize,
     /// The revision after which the window knows every change.
     since: Revision,
@@ -157,6 +157,11 @@ impl ResourceCache {
     /// Ends the watches once they have seen everything.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        self.ring();
+    }
+
+    /// Has all watches look again.
+    pub(super) fn ring(&self) {
         self.bell.send_modify(|_| ());
     }
 
@@ -346,9 +351,9 @@ impl ResourceCache {
 }
 
 impl Change {
-    /// The bytes of the object that it brought.
+    /// The bytes of the object that it brought, or took away: nothing else holds that one any more.
     fn bytes(&self) -> usize {
-        self.new.as_ref().map_or(0, |object| object.bytes.len())
+        self.new.as_ref().or(self.old.as_ref()).map_or(0, |object| object.bytes.len())
     }
 }
 
@@ -429,5 +434,10 @@ mod tests {
         let oldest = large.changes(0, 1).expect_err("it would be too much").oldest;
         let kept = large.changes(oldest, usize::MAX).expect("the rest").len() as u64;
         assert!((60..=64).contains(&kept) && oldest + kept == 80, "{kept} after {oldest}");
+        for revision in 81..=160 {
+            large.apply(Event { key: format!("/registry/configmaps/n/{}", revision - 80).into(), revision, value: None, created: revision - 80 });
+        }
+        let oldest = large.changes(0, 1).expect_err("it would be too much").oldest;
+        assert!((96..=100).contains(&oldest), "what is deleted counts too: {oldest}");
     }
 }

@@ -30,6 +30,7 @@ use super::turns::{Lines, Place};
 use crate::audit;
 use crate::auth::pki::Pair;
 use crate::auth::{FromProxy, Peer};
+use crate::dial::keep_alive;
 use crate::server::{GRACE, Server};
 
 /// How long a client may take over its handshake.
@@ -131,6 +132,7 @@ async fn connection(
     stop: CancellationToken,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     stream.set_nodelay(true)?;
+    keep_alive(&stream)?;
     let stream = Stalling { stream, deadline: None };
     let stream = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
     let peer = Arc::new(stream.get_ref().1.peer_certificates().and_then(|chain| server.access.peer(chain)));

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
@@ -93,6 +94,8 @@ struct Facts {
     orphaning: Orphaning,
     /// Whether the answer to a deletion is the object that was.
     shown: bool,
+    /// See [`Strategy::lifetime`].
+    lifetime: Option<Duration>,
     /// Whether the labels are left alone by writes of the status.
     labels_stay: bool,
 }
@@ -107,6 +110,7 @@ const PLAIN: Facts = Facts {
     at_once: false,
     orphaning: Orphaning::Collect,
     shown: false,
+    lifetime: None,
     labels_stay: false,
 };
 const COUNTED: Facts = Facts { generation: true, counted: Some(&[]), ..PLAIN };
@@ -115,6 +119,8 @@ const NAMED: Facts = Facts { requires_version: true, ..PLAIN };
 const STRICT: Facts = Facts { requires_version: true, ..COUNTED };
 const SHOWN: Facts = Facts { shown: true, ..PLAIN };
 const UPSERT: Facts = Facts { creates_on_update: true, ..PLAIN };
+/// Upstream's `--event-ttl`.
+const EVENT: Facts = Facts { lifetime: Some(Duration::from_secs(3_600)), ..UPSERT };
 const HEEDED: Facts = Facts { at_once: true, ..UPSERT };
 
 fn empty() -> Value {
@@ -201,7 +207,7 @@ fn secret_names(account: &mut Value, _: Option<&Value>) {
 /// The kinds that differ from a plain one in facts alone.
 const FACTS: &[(&str, &str, Facts)] = &[
     ("", "Endpoints", UPSERT),
-    ("", "Event", UPSERT),
+    ("", "Event", EVENT),
     ("", "LimitRange", Facts { prepare: own_name, ..HEEDED }),
     ("", "PersistentVolume", Facts { status: Some(|| json!({"phase": "Pending"})), prepare: phase_time, ..SHOWN }),
     ("", "PersistentVolumeClaim", Facts { status: Some(|| json!({"phase": "Pending"})), prepare: data_sources, ..SHOWN }),
@@ -228,7 +234,7 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("batch", "CronJob", Facts { status: Some(empty), ..COUNTED }),
     ("coordination.k8s.io", "Lease", Facts { requires_version: true, ..UPSERT }),
     ("discovery.k8s.io", "EndpointSlice", Facts { counted: Some(&["labels"]), ..COUNTED }),
-    ("events.k8s.io", "Event", UPSERT),
+    ("events.k8s.io", "Event", EVENT),
     ("flowcontrol.apiserver.k8s.io", "FlowSchema", Facts { status: Some(empty), ..COUNTED }),
     ("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", Facts { status: Some(empty), ..COUNTED }),
     ("networking.k8s.io", "Ingress", Facts { status: Some(|| json!({"loadBalancer": {}})), ..COUNTED }),
@@ -286,6 +292,10 @@ impl Strategy for Factual {
 
     fn requires_version(&self) -> bool {
         self.0.requires_version
+    }
+
+    fn lifetime(&self) -> Option<Duration> {
+        self.0.lifetime
     }
 
     fn creates_on_update(&self) -> bool {

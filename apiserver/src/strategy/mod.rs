@@ -6,6 +6,7 @@ mod service;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -111,6 +112,11 @@ pub(crate) trait Strategy: Send + Sync {
             // Should the cache lag for long, then only this promise is late.
             let _ = call.server.cache.reached(revision, FRESH_TIMEOUT).await;
         }
+    }
+
+    /// How long an object stays after it was last written, when it goes by itself.
+    fn lifetime(&self) -> Option<Duration> {
+        None
     }
 
     /// Changes an object that is being deleted.

@@ -12,12 +12,11 @@ use http::{HeaderMap, HeaderValue, Method, Uri};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use rustls::pki_types::ServerName;
 use skiff_api::{Status, value};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::connect::{dial_node, forward};
 use super::links::Site;
-use crate::dial::Connection;
+use crate::dial::{self, Connection};
 use crate::http::body::{Reply, full};
 use crate::verbs::Call;
 use crate::{services, tls};
@@ -54,7 +53,7 @@ pub(super) async fn proxy(call: &Call, method: Method, uri: &Uri, body: Bytes) -
     }
     let connection: Box<dyn Connection> = match address {
         None => dial_node(call, name).await?,
-        Some(address) => dial(scheme, address).await?,
+        Some(address) => reach(scheme, address).await?,
     };
     let mut headers = call.headers.clone();
     headers.extend(HeaderValue::from_str(uri.path()).ok().map(|path| (FORWARDED_URI, path)));
@@ -77,9 +76,9 @@ fn moved(to: &str) -> Result<Reply, Status> {
     Ok(reply)
 }
 
-async fn dial(scheme: &str, address: SocketAddr) -> Result<Box<dyn Connection>, Status> {
+async fn reach(scheme: &str, address: SocketAddr) -> Result<Box<dyn Connection>, Status> {
     let failed = |error| Status::new(503, "ServiceUnavailable", format!("error trying to reach service: dial tcp {address}: {error}"));
-    let connection = TcpStream::connect(address).await.map_err(failed)?;
+    let connection = dial::tcp(address).await.map_err(failed)?;
     if scheme != "https" {
         return Ok(Box::new(connection));
     }

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::list::{self, Wanted};
 use super::{Call, websocket};
-use crate::cache::{Change, Filter, Object, ResourceCache};
+use crate::cache::{Change, Filter, Object, ResourceCache, TooOld};
 use crate::convert;
 use crate::http::body::{Reply, reply, stream as streamed};
 use crate::http::encode::{Encoder, Include, Shown, error_frame};
@@ -34,6 +34,7 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
     let late = convert::late_fields(&call.resource, &mut filter);
     let wanted = list::wanted(call, true)?;
     let cache = call.cache()?;
+    let rewinds = call.server.cache.rewinds();
     let initial = call.query.flag("sendInitialEvents");
     let bookmarks = call.query.flag("allowWatchBookmarks");
     let timeout = call.query.int("timeoutSeconds")?.filter(|s| *s > 0);
@@ -71,6 +72,7 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
         filter,
         late,
         at: from,
+        rewinds,
         ends: Instant::now() + Duration::from_secs(life as u64),
         bookmark: bookmarks.then(|| Instant::now() + BOOKMARK_PERIOD),
         objects: objects.into_iter(),
@@ -79,11 +81,8 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
         over: false,
     };
     // A begin that is too far back is told in the stream, with status 200, as upstream does.
-    if !state
-        && from < watcher.applied.cache.applied()
-        && let Err(too_old) = watcher.cache.changes(from, 1)
-    {
-        let frame = error_frame(&expired(from, too_old.oldest), call.shape.format);
+    if !state && let Some(oldest) = watcher.too_old(from).await? {
+        let frame = error_frame(&expired(from, oldest), call.shape.format);
         return answer(call, stream::iter([frame]));
     }
     answer(call, watcher.stream())
@@ -125,6 +124,8 @@ struct Watcher {
     late: fields::Selector,
     /// Every change up to this revision was sent.
     at: Revision,
+    /// How often the store had gone back when this began.
+    rewinds: u64,
     bell: watch::Receiver<Revision>,
     ends: Instant,
     /// When the next bookmark is due, for clients that want them.
@@ -138,6 +139,22 @@ struct Watcher {
 }
 
 impl Watcher {
+    /// The revision to begin at, where `from` is too far back, or of a history that the store doesn't have any more.
+    async fn too_old(&self, from: Revision) -> Result<Option<Revision>, Status> {
+        let all = &self.applied.cache;
+        let complete = all.applied();
+        if from <= complete {
+            return Ok(self.cache.changes(from, 1).err().filter(|_| from < complete).map(|too_old| too_old.oldest));
+        }
+        // What is yet to come is waited for, as upstream does; but that was there already.
+        if from > all.rewound_from() {
+            return Ok(None);
+        }
+        // Another server may be quicker than this one's watch, but not than the store.
+        let newest = self.applied.store.revision().await?;
+        Ok((from > newest).then_some(newest))
+    }
+
     fn stream(self) -> impl Stream<Item = Bytes> + Send {
         stream::unfold(self, |mut watcher| async move {
             let chunk = watcher.next().await?;
@@ -166,7 +183,9 @@ impl Watcher {
             // The order matters: changes newer than this look at the cache aren't skipped below.
             let complete = self.applied.cache.applied();
             self.bell.borrow_and_update();
-            match self.cache.changes(self.at, BATCH) {
+            let changes = self.cache.changes(self.at, BATCH);
+            let changes = if self.applied.cache.rewinds() == self.rewinds { changes } else { Err(TooOld { oldest: complete }) };
+            match changes {
                 Err(too_old) => {
                     self.over = true;
                     return Some(error_frame(&expired(self.at, too_old.oldest), self.encoder.shape.format));
