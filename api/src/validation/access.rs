@@ -14,9 +14,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 fn rules(e: &mut Errors, role: &At, namespaced: bool) {
     for rule in role.at("rules").items() {
         let urls = rule.at("nonResourceURLs");
-        if rule.at("verbs").is_empty() {
-            e.required(&rule.at("verbs"), "verbs must contain at least one value");
-        }
+        e.wanted(&rule.at("verbs"), "verbs must contain at least one value");
         if !urls.is_empty() {
             if namespaced {
                 e.invalid(&urls, "namespaced rules cannot apply to non-resource URLs");
@@ -26,12 +24,8 @@ fn rules(e: &mut Errors, role: &At, namespaced: bool) {
             }
             continue;
         }
-        if rule.at("apiGroups").is_empty() {
-            e.required(&rule.at("apiGroups"), "resource rules must supply at least one api group");
-        }
-        if rule.at("resources").is_empty() {
-            e.required(&rule.at("resources"), "resource rules must supply at least one resource");
-        }
+        e.wanted(&rule.at("apiGroups"), "resource rules must supply at least one api group");
+        e.wanted(&rule.at("resources"), "resource rules must supply at least one resource");
     }
 }
 
@@ -139,9 +133,7 @@ pub(super) fn signing_request(e: &mut Errors, object: &At) {
     e.unique(usages.items());
     signer_name(e, &spec.at("signerName"));
     let seconds = spec.at("expirationSeconds");
-    if seconds.int().is_some_and(|s| s < 600) {
-        e.invalid(&seconds, "may not specify a duration less than 600 seconds (10 minutes)");
-    }
+    e.at_least(&seconds, 600, "may not specify a duration less than 600 seconds (10 minutes)");
 }
 
 fn signer_name(e: &mut Errors, at: &At) {

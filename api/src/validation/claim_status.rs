@@ -86,9 +86,7 @@ fn device(e: &mut Errors, device: &At, given: bool) {
         e.push(Error { value: Some(format!("{{{}}}", parts.join(","))), ..Error::invalid(&device.path, Value::Null, "must be an allocated device in the claim") });
     }
     let conditions = device.at("conditions");
-    if conditions.len() > MAX_CONDITIONS {
-        e.push(Error::too_many(&conditions.path, conditions.len(), MAX_CONDITIONS));
-    }
+    e.too_many(&conditions, MAX_CONDITIONS);
     meta::conditions(e, &conditions);
     let data = device.at("data");
     if data.is_set() && data.value.to_string().len() > MAX_DATA {

@@ -21,14 +21,14 @@ pub(super) fn config_map(e: &mut Errors, map: &At) {
     let binary = map.at("binaryData");
     let mut size = 0;
     for (key, value) in map.at("data").entries() {
-        e.form(&At::root(&key.into()).called(&value.path), names::config_key);
+        e.text_form(&value, key, names::config_key);
         if binary.value.get(key).is_some() {
             e.invalid_value(&value, key, "duplicate of key present in binaryData");
         }
         size += value.str().len();
     }
     for (key, value) in binary.entries() {
-        e.form(&At::root(&key.into()).called(&value.path), names::config_key);
+        e.text_form(&value, key, names::config_key);
         size += decoded_len(&value);
     }
     if size > DATA_MAX {
@@ -61,7 +61,7 @@ pub(super) fn secret(e: &mut Errors, secret: &At) {
     let data = secret.at("data");
     let mut size = 0;
     for (key, value) in data.entries() {
-        e.form(&At::root(&key.into()).called(&value.path), names::config_key);
+        e.text_form(&value, key, names::config_key);
         size += decoded_len(&value);
     }
     if size > DATA_MAX {

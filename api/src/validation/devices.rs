@@ -22,12 +22,9 @@ const NOT_A_REQUEST: &str = "must be the name of a request in the claim or the n
 
 /// Each item keeps the rule, and there aren't too many. `false` when there are.
 pub(super) fn slice(e: &mut Errors, list: &At, max: usize, mut rule: impl FnMut(&mut Errors, &At)) -> bool {
-    if list.len() > max {
-        e.push(Error::too_many(&list.path, list.len(), max));
-        return false;
-    }
-    list.items().for_each(|item| rule(e, &item));
-    true
+    let fits = !e.too_many(list, max);
+    list.items().filter(|_| fits).for_each(|item| rule(e, &item));
+    fits
 }
 
 /// The same, and no two have the same name.
@@ -88,7 +85,7 @@ pub(super) fn request_reference(e: &mut Errors, name: &At, devices: &At) {
     if name.str().matches('/').count() > 1 {
         return e.invalid(name, NOT_A_REQUEST);
     }
-    name.str().split('/').for_each(|part| e.form(&At::root(&part.into()).called(&name.path), names::dns_label));
+    name.str().split('/').for_each(|part| e.text_form(&name, part, names::dns_label));
     let (request, alternative) = name.str().split_once('/').map_or((name.str(), None), |(request, rest)| (request, Some(rest)));
     let mut requests = devices.at("requests").items().filter(|r| r.at("name").str() == request);
     if !requests.any(|r| alternative.is_none_or(|wanted| r.at("firstAvailable").items().any(|sub| sub.at("name").str() == wanted))) {
@@ -228,11 +225,9 @@ pub(super) fn pool_name(e: &mut Errors, name: &At) {
     if name.is_empty() {
         return e.required(name, "");
     }
-    if name.str().len() > 253 {
-        e.too_long(name, 253);
-    }
+    e.no_longer(name, 253);
     for part in name.str().split('/') {
-        names::dns_subdomain(part).into_iter().for_each(|fault| e.invalid_value(name, part, fault));
+        e.text_form(name, part, names::dns_subdomain);
     }
 }
 
@@ -240,12 +235,8 @@ fn slice_spec(e: &mut Errors, spec: &At, old: &Value) {
     csi_driver_name(e, &spec.at("driver"));
     let pool = spec.at("pool");
     pool_name(e, &pool.at("name"));
-    if pool.at("resourceSliceCount").number() <= 0 {
-        e.invalid_value(&pool.at("resourceSliceCount"), pool.at("resourceSliceCount").number(), "must be greater than zero");
-    }
-    if pool.at("generation").number() < 0 {
-        e.invalid(&pool.at("generation"), "must be greater than or equal to zero");
-    }
+    e.positive(&pool.at("resourceSliceCount"), "must be greater than zero");
+    e.at_least(&pool.at("generation"), 0, "must be greater than or equal to zero");
     if !old.is_null() {
         e.unchanged(spec, old, &["pool.name", "driver", "nodeName"]);
     }
@@ -282,11 +273,11 @@ fn counters(e: &mut Errors, counters: &At) {
     if counters.is_empty() {
         return e.required(counters, "");
     }
-    if counters.len() > MAX {
-        return e.push(Error::too_many(&counters.path, counters.len(), MAX));
+    if e.too_many(&counters, MAX) {
+        return;
     }
     for (key, _) in counters.entries() {
-        names::dns_label(key).into_iter().for_each(|fault| e.invalid_value(counters, key, fault));
+        e.text_form(counters, key, names::dns_label);
     }
 }
 
@@ -371,7 +362,7 @@ fn qualified(e: &mut Errors, at: &At, name: &str) {
         if part.len() > 32 {
             e.too_long(at, 32);
         }
-        names::c_identifier(part).into_iter().for_each(|fault| e.invalid_value(at, part, fault));
+        e.text_form(at, part, names::c_identifier);
     };
     match name.split('/').collect::<Vec<_>>()[..] {
         [part] => identifier(e, part),

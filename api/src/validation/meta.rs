@@ -1,5 +1,7 @@
 //! Metadata: names, labels, annotations, finalizers, owners. And label selectors, which stand in many kinds.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::check::{At, Errors, same};
@@ -110,12 +112,8 @@ pub(super) fn meta_update(e: &mut Errors, new: &At, old: &Value) {
 /// Labels, or the labels that a selector requires: keys and values of the right form. The errors are all of the map.
 pub(super) fn labels(e: &mut Errors, map: &At) {
     for (key, value) in map.entries() {
-        for fault in names::qualified_name(key) {
-            e.invalid_value(map, key, fault);
-        }
-        for fault in names::label_value(value.str()) {
-            e.invalid_value(map, value.str(), fault);
-        }
+        e.text_form(map, key, names::qualified_name);
+        e.text_form(map, value.str(), names::label_value);
     }
 }
 
@@ -208,9 +206,7 @@ fn managers(e: &mut Errors, list: &At) {
         if !form.is_empty() && form.str() != "FieldsV1" {
             e.invalid(&form, "must be `FieldsV1`");
         }
-        if name.str().len() > 128 {
-            e.too_long(&name, 128);
-        }
+        e.no_longer(&name, 128);
     }
 }
 
@@ -240,26 +236,19 @@ pub(super) const STATUSES: [&str; 3] = ["False", "True", "Unknown"];
 
 /// Conditions of the common form, each type once.
 pub(super) fn conditions(e: &mut Errors, list: &At) {
-    let mut types = Vec::new();
+    let mut types = HashSet::new();
     for condition in list.items() {
         let (kind, status, reason, message) = (condition.at("type"), condition.at("status"), condition.at("reason"), condition.at("message"));
-        if types.contains(&kind.str()) {
-            e.duplicate(&kind);
-        }
-        types.push(kind.str());
+        e.once(&kind, &mut types);
         e.form(&kind, names::qualified_name);
         if !STATUSES.contains(&status.str()) {
             e.unsupported(&status, &STATUSES);
         }
-        if condition.at("observedGeneration").number() < 0 {
-            e.invalid(&condition.at("observedGeneration"), "must be greater than or equal to zero");
-        }
+        e.at_least(&condition.at("observedGeneration"), 0, "must be greater than or equal to zero");
         e.filled(&condition.at("lastTransitionTime"));
         e.required_form(&reason, names::condition_reason);
         for (text, max) in [(reason, 1024), (message, 32 * 1024)] {
-            if text.str().len() > max {
-                e.too_long(&text, max);
-            }
+            e.no_longer(&text, max);
         }
     }
 }

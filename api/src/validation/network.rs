@@ -8,7 +8,6 @@ use super::check::{At, Errors, same};
 use super::container::PROTOCOLS;
 use super::jobs::domain_path;
 use super::{address, meta};
-use crate::field::Error;
 use crate::names;
 
 pub(super) fn ingress(e: &mut Errors, ingress: &At) {
@@ -47,9 +46,7 @@ fn ingress_rules(e: &mut Errors, ingress: &At) {
         tls.at("hosts").items().for_each(|host| host_name(e, &host));
         e.optional_form(&tls.at("secretName"), names::dns_subdomain);
     }
-    if spec.at("ingressClassName").is_set() {
-        e.form(&spec.at("ingressClassName"), names::dns_subdomain);
-    }
+    e.given_form(&spec.at("ingressClassName"), names::dns_subdomain);
 }
 
 fn host_name(e: &mut Errors, host: &At) {
@@ -112,16 +109,12 @@ pub(super) fn ingress_update(e: &mut Errors, new: &At, old: &Value) {
 pub(super) fn ingress_class(e: &mut Errors, class: &At) {
     meta::object_meta(e, class, false, meta::subdomain);
     let (controller, parameters) = (class.at("spec.controller"), class.at("spec.parameters"));
-    if controller.str().len() > 250 {
-        e.too_long(&controller, 250);
-    }
+    e.no_longer(&controller, 250);
     domain_path(e, &controller);
     if !parameters.is_set() {
         return;
     }
-    if parameters.at("apiGroup").is_set() {
-        e.form(&parameters.at("apiGroup"), names::dns_subdomain);
-    }
+    e.given_form(&parameters.at("apiGroup"), names::dns_subdomain);
     for field in ["kind", "name"].map(|f| parameters.at(f)) {
         e.required_form(&field, names::path_segment);
     }
@@ -244,9 +237,7 @@ fn subsets(e: &mut Errors, list: &At) {
         for address in lists.iter().flat_map(At::items) {
             address::ip(e, &address.at("ip"));
             e.optional_form(&address.at("hostname"), names::dns_label);
-            if address.at("nodeName").is_set() {
-                e.form(&address.at("nodeName"), names::dns_subdomain);
-            }
+            e.given_form(&address.at("nodeName"), names::dns_subdomain);
             address::endpoint_ip(e, &address.at("ip"));
         }
         let ports = subset.at("ports");
@@ -254,9 +245,7 @@ fn subsets(e: &mut Errors, list: &At) {
             if ports.len() > 1 { e.required_form(&port.at("name"), names::dns_label) } else { e.optional_form(&port.at("name"), names::dns_label) }
             e.port_number(&port.at("port"));
             e.one_of(&port.at("protocol"), &PROTOCOLS);
-            if port.at("appProtocol").is_set() {
-                e.form(&port.at("appProtocol"), names::qualified_name);
-            }
+            e.given_form(&port.at("appProtocol"), names::qualified_name);
         }
     }
 }
@@ -270,16 +259,13 @@ pub(super) fn slice(e: &mut Errors, slice: &At) {
 
 fn slice_endpoints(e: &mut Errors, slice: &At) {
     let (kind, list) = (slice.at("addressType"), slice.at("endpoints"));
-    if list.len() > 1000 {
-        return e.push(Error::too_many(&list.path, list.len(), 1000));
+    if e.too_many(&list, 1000) {
+        return;
     }
     for endpoint in list.items() {
         let addresses = endpoint.at("addresses");
-        if addresses.is_empty() {
-            e.required(&addresses, "must contain at least 1 address");
-        } else if addresses.len() > 100 {
-            e.push(Error::too_many(&addresses.path, addresses.len(), 100));
-        }
+        e.wanted(&addresses, "must contain at least 1 address");
+        e.too_many(&addresses, 100);
         for at in addresses.items() {
             match (kind.str(), address::parse(at.str())) {
                 ("IPv4" | "IPv6", None) => address::ip(e, &at),
@@ -290,17 +276,11 @@ fn slice_endpoints(e: &mut Errors, slice: &At) {
                 _ => {}
             }
         }
-        if endpoint.at("nodeName").is_set() {
-            e.form(&endpoint.at("nodeName"), names::dns_subdomain);
-        }
+        e.given_form(&endpoint.at("nodeName"), names::dns_subdomain);
         let topology = endpoint.at("deprecatedTopology");
-        if topology.len() > 16 {
-            e.push(Error::too_many(&topology.path, topology.len(), 16));
-        }
+        e.too_many(&topology, 16);
         meta::labels(e, &topology);
-        if endpoint.at("hostname").is_set() {
-            e.form(&endpoint.at("hostname"), names::dns_label);
-        }
+        e.given_form(&endpoint.at("hostname"), names::dns_label);
         hints(e, &endpoint.at("hints"));
     }
 }
@@ -310,15 +290,12 @@ fn hints(e: &mut Errors, hints: &At) {
     const MAX: usize = 8;
     for (list, rule) in [("forZones", names::label_value as fn(&str) -> Vec<String>), ("forNodes", names::dns_subdomain)] {
         let list = hints.at(list);
-        if list.len() > MAX {
-            return e.push(Error::too_many(&list.path, list.len(), MAX));
+        if e.too_many(&list, MAX) {
+            return;
         }
-        let mut seen = Vec::new();
+        let mut seen = HashSet::new();
         for name in list.items().map(|item| item.at("name")) {
-            if seen.contains(&name.str()) {
-                e.duplicate(&name);
-            }
-            seen.push(name.str());
+            e.once(&name, &mut seen);
             e.form(&name, rule);
         }
     }
@@ -328,33 +305,27 @@ fn hints(e: &mut Errors, hints: &At) {
 fn full_name(e: &mut Errors, at: &At) {
     let name = at.str().strip_suffix('.').unwrap_or(at.str());
     let before = e.0.len();
-    for fault in names::dns_subdomain(name) {
-        e.invalid_value(at, name, fault);
-    }
+    e.text_form(at, name, names::dns_subdomain);
     if !e.has_since(before) && !name.contains('.') {
         e.invalid_value(at, name, "should be a domain with at least two segments separated by dots");
     }
 }
 
 fn slice_ports(e: &mut Errors, list: &At) {
-    if list.len() > 20_000 {
-        return e.push(Error::too_many(&list.path, list.len(), 20_000));
+    if e.too_many(&list, 20_000) {
+        return;
     }
     let mut seen = HashSet::new();
     for port in list.items() {
         let name = port.at("name");
         e.optional_form(&name, names::dns_label);
-        if !seen.insert(name.str()) {
-            e.duplicate(&name);
-        }
+        e.once(&name, &mut seen);
         if port.at("protocol").is_set() {
             e.maybe_one_of(&port.at("protocol"), &PROTOCOLS);
         } else {
             e.required(&port.at("protocol"), "");
         }
-        if port.at("appProtocol").is_set() {
-            e.form(&port.at("appProtocol"), names::qualified_name);
-        }
+        e.given_form(&port.at("appProtocol"), names::qualified_name);
     }
 }
 

@@ -1,5 +1,7 @@
 //! Pods and their templates.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::check::{At, Errors, same};
@@ -70,13 +72,10 @@ fn pod_spec(e: &mut Errors, spec: &At, name: Option<&str>) {
     for gate in spec.at("readinessGates").items() {
         e.form(&gate.at("conditionType"), names::qualified_name);
     }
-    let mut gates = Vec::new();
+    let mut gates = HashSet::new();
     for gate in spec.at("schedulingGates").items().map(|gate| gate.at("name").called(gate.path)) {
         e.form(&gate, names::qualified_name);
-        if gates.contains(&gate.str()) {
-            e.duplicate(&gate);
-        }
-        gates.push(gate.str());
+        e.once(&gate, &mut gates);
     }
     scheduling::spread(e, &spec.at("topologySpreadConstraints"));
     windows::host_process(e, spec);
@@ -95,9 +94,7 @@ fn pod_spec(e: &mut Errors, spec: &At, name: Option<&str>) {
         alias.at("hostnames").items().for_each(|host| e.form(&host, names::dns_subdomain));
     }
     e.optional_form(&spec.at("priorityClassName"), names::dns_subdomain);
-    if spec.at("runtimeClassName").is_set() {
-        e.form(&spec.at("runtimeClassName"), names::dns_subdomain);
-    }
+    e.given_form(&spec.at("runtimeClassName"), names::dns_subdomain);
     if spec.at("preemptionPolicy").is_set() {
         e.one_of(&spec.at("preemptionPolicy"), &["PreemptLowerPriority", "Never"]);
     }
@@ -250,9 +247,7 @@ fn dns(e: &mut Errors, spec: &At) {
     }
     for search in searches.items().filter(|s| s.str() != ".") {
         let name = search.str().strip_suffix('.').unwrap_or(search.str());
-        for fault in names::dns_subdomain_with_underscore(name) {
-            e.invalid_value(&search, name, fault);
-        }
+        e.text_form(&search, name, names::dns_subdomain_with_underscore);
     }
     for option in config.at("options").items().filter(|o| o.at("name").is_empty()) {
         e.required(&option, "must not be empty");
@@ -281,9 +276,7 @@ fn hostname_override(e: &mut Errors, spec: &At) {
     if spec.at("hostNetwork").flag() {
         e.forbidden(&name, "may not be specified when hostNetwork is true");
     }
-    if name.str().len() > 64 {
-        e.too_long(&name, 64);
-    }
+    e.no_longer(&name, 64);
     e.form(&name, names::dns_subdomain);
 }
 
@@ -418,9 +411,7 @@ pub(super) fn status(e: &mut Errors, new: &At, old: &Value) {
             e.forbidden(&nominated, "may not be set on pods that are already bound to a node");
         }
     }
-    if status.at("observedGeneration").number() < 0 {
-        e.invalid(&status.at("observedGeneration"), "must be a non-negative integer");
-    }
+    e.at_least(&status.at("observedGeneration"), 0, "must be a non-negative integer");
     if status.at("qosClass").str() != was.at("status.qosClass").str() {
         e.immutable(&status.at("qosClass"));
     }

@@ -85,9 +85,7 @@ fn pod_term(e: &mut Errors, term: &At) {
     }
     label_keys(e, term);
     let key = term.at("topologyKey");
-    if key.is_empty() {
-        e.required(&key, "can not be empty");
-    }
+    e.wanted(&key, "can not be empty");
     e.form(&key, names::qualified_name);
 }
 
@@ -164,12 +162,8 @@ pub(super) fn spread(e: &mut Errors, list: &At) {
     let all: Vec<At> = list.items().collect();
     for (i, constraint) in all.iter().enumerate() {
         let (skew, key, action) = (constraint.at("maxSkew"), constraint.at("topologyKey"), constraint.at("whenUnsatisfiable"));
-        if skew.number() <= 0 {
-            e.invalid_value(&skew, skew.number(), "must be greater than zero");
-        }
-        if key.is_empty() {
-            e.required(&key, "can not be empty");
-        }
+        e.positive(&skew, "must be greater than zero");
+        e.wanted(&key, "can not be empty");
         if !matches!(action.str(), "DoNotSchedule" | "ScheduleAnyway") {
             e.push(Error::not_supported(&action.path, action.str(), &["DoNotSchedule", "ScheduleAnyway"]));
         }
@@ -179,9 +173,7 @@ pub(super) fn spread(e: &mut Errors, list: &At) {
             e.push(Error::duplicate(path, format!("{{{}, {}}}", key.str(), action.str())));
         }
         let domains = constraint.at("minDomains");
-        if domains.int().is_some_and(|n| n <= 0) {
-            e.invalid(&domains, "must be greater than zero");
-        }
+        e.at_least(&domains, 1, "must be greater than zero");
         if domains.is_set() && action.str() != "DoNotSchedule" {
             e.invalid(&domains, format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}", action.str()));
         }

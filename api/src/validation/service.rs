@@ -146,16 +146,12 @@ fn service_port<'a>(e: &mut Errors, port: &At<'a>, needs_name: bool, seen: &mut 
         e.required(&name, "");
     } else if !name.is_empty() {
         e.form(&name, names::dns_label);
-        if !seen.insert(name.str()) {
-            e.duplicate(&name);
-        }
+        e.once(&name, seen);
     }
     e.port_number(&port.at("port"));
     e.one_of(&port.at("protocol"), &PROTOCOLS);
     e.port(&port.at("targetPort"));
-    if port.at("appProtocol").is_set() {
-        e.form(&port.at("appProtocol"), names::qualified_name);
-    }
+    e.given_form(&port.at("appProtocol"), names::qualified_name);
 }
 
 fn affinity(e: &mut Errors, spec: &At) {

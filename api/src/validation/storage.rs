@@ -1,5 +1,7 @@
 //! Storage: volumes and claims, classes, drivers and attachments.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::check::{At, Errors, same};
@@ -97,9 +99,7 @@ fn volume_spec(e: &mut Errors, spec: &At) {
     e.maybe_one_of(&spec.at("volumeMode"), &VOLUME_MODES);
     let class = spec.at("volumeAttributesClassName");
     if class.is_set() {
-        if class.is_empty() {
-            e.required(&class, "an empty string is disallowed");
-        }
+        e.wanted(&class, "an empty string is disallowed");
         e.optional_form(&class, names::dns_subdomain);
         if !spec.at("csi").is_set() {
             e.required(&spec.at("csi"), "has to be specified when using volumeAttributesClassName");
@@ -160,9 +160,7 @@ pub(super) fn claim(e: &mut Errors, claim: &At) {
 
 /// The spec of a claim, or of a template of claims.
 pub(super) fn claim_spec(e: &mut Errors, spec: &At) {
-    if spec.at("accessModes").is_empty() {
-        e.required(&spec.at("accessModes"), "at least 1 access mode is required");
-    }
+    e.wanted(&spec.at("accessModes"), "at least 1 access mode is required");
     meta::label_selector(e, &spec.at("selector"));
     access_modes(e, &spec.at("accessModes"));
     let storage = spec.at("resources.requests").key("storage").called(format!("{}[storage]", spec.below("resources")));
@@ -241,7 +239,7 @@ fn provisioner(e: &mut Errors, provisioner: &At) {
         return e.required(provisioner, "");
     }
     let name = provisioner.str().to_lowercase();
-    names::qualified_name(&name).into_iter().for_each(|fault| e.invalid_value(provisioner, name.as_str(), fault));
+    e.text_form(provisioner, &name, names::qualified_name);
 }
 
 pub(super) fn class(e: &mut Errors, class: &At) {
@@ -256,16 +254,13 @@ pub(super) fn class(e: &mut Errors, class: &At) {
         e.required(&mode, "");
     }
     for topology in class.at("allowedTopologies").items() {
-        let mut keys = Vec::new();
+        let mut keys = HashSet::new();
         for expression in topology.at("matchLabelExpressions").items() {
             let (key, values) = (expression.at("key"), expression.at("values"));
             e.filled(&values);
             e.unique(values.items());
             e.form(&key, names::qualified_name);
-            if keys.contains(&key.str()) {
-                e.duplicate(&key);
-            }
-            keys.push(key.str());
+            e.once(&key, &mut keys);
         }
     }
 }
@@ -288,9 +283,7 @@ pub(super) fn attributes_class(e: &mut Errors, class: &At) {
     meta::object_meta(e, class, false, meta::subdomain);
     provisioner(e, &class.at("driverName"));
     parameters(e, &class.at("parameters"));
-    if class.at("parameters").is_empty() {
-        e.required(&class.at("parameters"), "must contain at least one key/value pair");
-    }
+    e.wanted(&class.at("parameters"), "must contain at least one key/value pair");
 }
 
 pub(super) fn attributes_class_update(e: &mut Errors, new: &At, old: &Value) {
@@ -350,26 +343,17 @@ pub(super) fn driver(e: &mut Errors, driver: &At) {
         }
     }
     let period = spec.at("nodeAllocatableUpdatePeriodSeconds");
-    if period.int().is_some_and(|seconds| seconds < 10) {
-        e.invalid(&period, "must be greater than or equal to 10 seconds");
-    }
+    e.at_least(&period, 10, "must be greater than or equal to 10 seconds");
     e.maybe_one_of(&spec.at("fsGroupPolicy"), &["File", "None", "ReadWriteOnceWithFSType"]);
     for mode in spec.at("volumeLifecycleModes").items() {
         e.maybe_one_of(&mode, &["Ephemeral", "Persistent"]);
     }
-    let mut audiences = Vec::new();
+    let mut audiences = HashSet::new();
     for request in spec.at("tokenRequests").items() {
         let (audience, seconds) = (request.at("audience"), request.at("expirationSeconds"));
-        if audiences.contains(&audience.str()) {
-            e.duplicate(&audience);
-        }
-        audiences.push(audience.str());
-        if seconds.int().is_some_and(|s| s < 600) {
-            e.invalid(&seconds, "may not specify a duration less than 10 minutes");
-        }
-        if seconds.int().is_some_and(|s| s > 1 << 32) {
-            e.invalid(&seconds, "may not specify a duration larger than 2^32 seconds");
-        }
+        e.once(&audience, &mut audiences);
+        e.at_least(&seconds, 600, "may not specify a duration less than 10 minutes");
+        e.at_most(&seconds, 1 << 32, "may not specify a duration larger than 2^32 seconds");
     }
 }
 
@@ -391,9 +375,7 @@ pub(super) fn csi_node(e: &mut Errors, node: &At) {
         csi_driver_name(e, &driver.at("name"));
         let id = driver.at("nodeID");
         e.filled(&id);
-        if id.str().len() > 256 {
-            e.too_long(&id, 256);
-        }
+        e.no_longer(&id, 256);
         e.non_negative(&driver.at("allocatable.count"));
         driver.at("topologyKeys").items().for_each(|key| e.form(&key, names::qualified_name));
     }

@@ -377,9 +377,7 @@ fn lists(e: &mut Errors, schema: &At, kind: &At, list_type: &At) {
         if list_type.is_set() { e.invalid(list_type, words) } else { e.required(list_type, words) }
     }
     if list_type.str() == "map" {
-        if keys.is_empty() {
-            e.required(&keys, "must not be empty if x-kubernetes-list-type is map");
-        }
+        e.wanted(&keys, "must not be empty if x-kubernetes-list-type is map");
         if !items.is_set() {
             e.required(&items, "must have a schema if x-kubernetes-list-type is map");
         } else if item_type.str() != "object" {

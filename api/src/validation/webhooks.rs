@@ -198,7 +198,7 @@ pub(super) fn policy(e: &mut Errors, object: &At) {
             e.invalid_value(&key, key.str(), "requires metadata.name be non-empty");
         } else {
             let whole = format!("{}/{}", name.str(), key.str());
-            names::qualified_name(&whole).into_iter().for_each(|fault| e.invalid_value(&key, whole.as_str(), fault));
+            e.text_form(&key, &whole, names::qualified_name);
         }
     }
     e.unique(lists[1].items().map(|annotation| annotation.at("key")));
@@ -262,9 +262,7 @@ fn matched(e: &mut Errors, at: &At, mutating: bool) {
 
 fn mutations(e: &mut Errors, spec: &At) {
     let list = spec.at("mutations");
-    if list.is_empty() {
-        e.required(&list, "mutations must contain at least one item");
-    }
+    e.wanted(&list, "mutations must contain at least one item");
     for mutation in list.items() {
         let kind = mutation.at("patchType");
         let (own, other) = match kind.str() {
@@ -329,9 +327,7 @@ pub(super) fn policy_binding(e: &mut Errors, object: &At) {
         if texts.contains(&"Deny") && texts.contains(&"Warn") {
             e.invalid(&actions, "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)");
         }
-        if actions.is_empty() {
-            e.required(&actions, "at least one validation action is required");
-        }
+        e.wanted(&actions, "at least one validation action is required");
     }
 }
 

@@ -133,9 +133,7 @@ pub(super) fn counts_status(e: &mut Errors, new: &At, old: &Value, fields: &[&st
         let (all, ready) = (status.at("replicas").number(), status.at("readyReplicas"));
         let parts = fields.iter().filter(|field| !matches!(**field, "replicas" | "unavailableReplicas"));
         for part in parts.map(|field| status.at(field)) {
-            if part.number() > all {
-                e.invalid(&part, "cannot be greater than status.replicas");
-            }
+            e.at_most(&part, all, "cannot be greater than status.replicas");
         }
         if fields.contains(&"readyReplicas") && status.at("availableReplicas").number() > ready.number() {
             let most = if fields.contains(&"currentReplicas") { "status.readyReplicas" } else { "readyReplicas" };
