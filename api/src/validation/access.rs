@@ -30,17 +30,10 @@ fn rules(e: &mut Errors, role: &At, namespaced: bool) {
 }
 
 pub(super) fn role(e: &mut Errors, role: &At) {
-    meta::object_meta(e, role, true, meta::path_segment);
     rules(e, role, true);
 }
 
-pub(super) fn role_update(e: &mut Errors, new: &At, old: &Value) {
-    role(e, new);
-    meta::meta_update(e, new, old);
-}
-
 pub(super) fn cluster_role(e: &mut Errors, role: &At) {
-    meta::object_meta(e, role, false, meta::path_segment);
     rules(e, role, false);
     let selectors = role.at("aggregationRule.clusterRoleSelectors");
     if role.at("aggregationRule").is_set() && selectors.is_empty() {
@@ -55,11 +48,6 @@ pub(super) fn cluster_role(e: &mut Errors, role: &At) {
     }
 }
 
-pub(super) fn cluster_role_update(e: &mut Errors, new: &At, old: &Value) {
-    cluster_role(e, new);
-    meta::meta_update(e, new, old);
-}
-
 pub(super) fn role_binding(e: &mut Errors, object: &At) {
     binding(e, object, true);
 }
@@ -69,7 +57,6 @@ pub(super) fn cluster_role_binding(e: &mut Errors, object: &At) {
 }
 
 fn binding(e: &mut Errors, object: &At, namespaced: bool) {
-    meta::object_meta(e, object, namespaced, meta::path_segment);
     let role = object.at("roleRef");
     let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
     e.maybe_one_of(&role.at("apiGroup"), &[GROUP]);
@@ -95,25 +82,14 @@ fn binding(e: &mut Errors, object: &At, namespaced: bool) {
     }
 }
 
-fn binding_update(e: &mut Errors, new: &At, old: &Value, namespaced: bool) {
-    binding(e, new, namespaced);
-    meta::meta_update(e, new, old);
+pub(super) fn binding_update(e: &mut Errors, new: &At, old: &Value) {
     if meta::changed(new, old, "roleRef") {
         let role = new.at("roleRef");
         e.invalid(&role, "cannot change roleRef");
     }
 }
 
-pub(super) fn role_binding_update(e: &mut Errors, new: &At, old: &Value) {
-    binding_update(e, new, old, true);
-}
-
-pub(super) fn cluster_role_binding_update(e: &mut Errors, new: &At, old: &Value) {
-    binding_update(e, new, old, false);
-}
-
 pub(super) fn signing_request(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, false, meta::path_segment);
     let spec = object.at("spec");
     let request = spec.at("request");
     let bytes = STANDARD.decode(request.str()).unwrap_or_default();
@@ -170,7 +146,6 @@ pub(super) fn signing_request_approval(e: &mut Errors, new: &At, old: &Value) {
 /// stay.
 fn signing_request_change(e: &mut Errors, new: &At, old: &Value, certified: bool, judged: bool) {
     const JUDGED: [&str; 2] = ["Approved", "Denied"];
-    signing_request(e, new);
     let (conditions, was) = (new.at("status.conditions"), At::root(old).at("status.conditions"));
     let types = |list: &At| list.items().map(|c| c.at("type").str().to_owned()).collect::<Vec<_>>();
     let (before, repeated) = (types(&was), |all: &[String]| (1..all.len()).any(|i| all[..i].contains(&all[i])));
@@ -214,7 +189,6 @@ fn signing_request_change(e: &mut Errors, new: &At, old: &Value, certified: bool
             e.forbidden(&certificate, "updates may not modify existing certificate content");
         }
     }
-    meta::meta_update(e, new, old);
 }
 
 /// What an access review asks about: a resource or a path, and by whom where that isn't the one who asks.
@@ -285,5 +259,3 @@ pub(super) fn local_access_review(e: &mut Errors, object: &At) {
     review(e, object, true, "must be empty except for namespace");
 }
 
-/// Other reviews are judged by what they ask.
-pub(super) fn any_review(_: &mut Errors, _: &At) {}

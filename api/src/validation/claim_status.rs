@@ -31,7 +31,6 @@ fn id<'a>(device: &At<'a>) -> [&'a Value; 4] {
 }
 
 pub(super) fn update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     let (status, was) = (new.at("status"), At::root(old).at("status"));
     let (users, allocation) = (status.at("reservedFor"), status.at("allocation"));
     set(e, &users, MAX_USERS, "uid", |e, user| ["resource", "name", "uid"].iter().for_each(|field| e.filled(&user.at(field))));

@@ -7,24 +7,13 @@ use super::{meta, pod, resources, scheduling};
 use crate::field::Error;
 use crate::names;
 
-pub(super) fn autoscaler(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
-    autoscaler_spec(e, object);
-}
-
-pub(super) fn autoscaler_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    autoscaler_spec(e, new);
-}
-
-pub(super) fn autoscaler_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
+pub(super) fn autoscaler_status(e: &mut Errors, new: &At) {
     for field in ["currentReplicas", "desiredReplicas"] {
         e.non_negative(&new.at("status").at(field));
     }
 }
 
-fn autoscaler_spec(e: &mut Errors, object: &At) {
+pub(super) fn autoscaler(e: &mut Errors, object: &At) {
     let spec = object.at("spec");
     let (min, max) = (spec.at("minReplicas"), spec.at("maxReplicas"));
     e.at_least(&min, 1, "must be greater than or equal to 1");
@@ -171,21 +160,11 @@ fn scaling_rules(e: &mut Errors, rules: &At) {
 }
 
 pub(super) fn scale(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
     e.non_negative(&object.at("spec.replicas"));
 }
 
 pub(super) fn budget(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::path_segment);
-    budget_spec(e, &object.at("spec"));
-}
-
-pub(super) fn budget_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    budget_spec(e, &new.at("spec"));
-}
-
-fn budget_spec(e: &mut Errors, spec: &At) {
+    let spec = &object.at("spec");
     let counts = ["minAvailable", "maxUnavailable"].map(|f| spec.at(f));
     if counts.iter().all(At::is_set) {
         e.invalid(spec, "minAvailable and maxUnavailable cannot be both set");
@@ -198,8 +177,7 @@ fn budget_spec(e: &mut Errors, spec: &At) {
     e.maybe_one_of(&spec.at("unhealthyPodEvictionPolicy"), &["AlwaysAllow", "IfHealthyBudget"]);
 }
 
-pub(super) fn budget_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
+pub(super) fn budget_status(e: &mut Errors, new: &At) {
     meta::conditions(e, &new.at("status.conditions"));
     for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
         e.non_negative(&new.at("status").at(field));
@@ -207,8 +185,7 @@ pub(super) fn budget_status(e: &mut Errors, new: &At, old: &Value) {
 }
 
 /// The status of what flow control knows: conditions whose types are told apart by name alone.
-pub(super) fn flow_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
+pub(super) fn flow_status(e: &mut Errors, new: &At) {
     let kinds: Vec<At> = new.at("status.conditions").items().map(|c| c.at("type")).collect();
     for (i, kind) in kinds.iter().enumerate() {
         if kinds[..i].iter().any(|other| other.str() == kind.str()) {
@@ -223,7 +200,6 @@ const SYSTEM_PRIORITIES: [(&str, i64); 2] = [("system-cluster-critical", 2_000_0
 const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
 
 pub(super) fn priority_class(e: &mut Errors, class: &At) {
-    meta::object_meta(e, class, false, meta::subdomain);
     let (name, value) = (class.at("metadata.name"), class.at("value"));
     if name.str().starts_with("system-") {
         let known = SYSTEM_PRIORITIES.iter().find(|(known, _)| *known == name.str());
@@ -246,44 +222,26 @@ pub(super) fn priority_class(e: &mut Errors, class: &At) {
 }
 
 pub(super) fn priority_class_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     if meta::changed(new, old, "value") {
         e.forbidden(&new.at("value"), "may not be changed in an update.");
     }
-    e.unchanged(new, old, &["preemptionPolicy"]);
 }
 
 pub(super) fn runtime_class(e: &mut Errors, class: &At) {
-    meta::object_meta(e, class, false, meta::subdomain);
     e.required_form(&class.at("handler"), names::dns_label);
     pod::overhead(e, &class.at("overhead.podFixed").called("overhead"));
     meta::labels(e, &class.at("scheduling.nodeSelector"));
     scheduling::tolerations(e, &class.at("scheduling.tolerations"));
 }
 
-pub(super) fn runtime_class_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    e.unchanged(new, old, &["handler"]);
-}
-
-pub(super) fn lease(e: &mut Errors, lease: &At) {
-    meta::object_meta(e, lease, true, meta::subdomain);
-    lease_spec(e, &lease.at("spec"));
-}
-
-pub(super) fn lease_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    lease_spec(e, &new.at("spec"));
-}
-
-fn lease_spec(e: &mut Errors, spec: &At) {
+pub(super) fn lease(e: &mut Errors, object: &At) {
+    let spec = &object.at("spec");
     let duration = spec.at("leaseDurationSeconds");
     e.at_least(&duration, 1, "must be greater than 0");
     e.non_negative(&spec.at("leaseTransitions"));
 }
 
 pub(super) fn flow_schema(e: &mut Errors, schema: &At) {
-    meta::object_meta(e, schema, false, meta::subdomain);
     let spec = schema.at("spec");
     let (level, precedence, method) = (spec.at("priorityLevelConfiguration.name"), spec.at("matchingPrecedence"), spec.at("distinguisherMethod"));
     e.positive(&precedence, "must be a positive value");
@@ -323,16 +281,6 @@ pub(super) fn flow_schema(e: &mut Errors, schema: &At) {
             urls.items().filter(|_| !urls.texts().contains(&"*")).for_each(|url| flow_url(e, &url));
         }
     }
-}
-
-pub(super) fn flow_schema_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    flow_schema(e, new);
-}
-
-pub(super) fn priority_level_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    priority_level(e, new);
 }
 
 /// A list that must say something, and nothing beside everything.
@@ -390,7 +338,6 @@ fn flow_url(e: &mut Errors, url: &At) {
 }
 
 pub(super) fn priority_level(e: &mut Errors, level: &At) {
-    meta::object_meta(e, level, false, meta::subdomain);
     let spec = level.at("spec");
     let (limited, exempt) = (spec.at("limited"), spec.at("exempt"));
     match spec.at("type").str() {

@@ -35,26 +35,14 @@ pub(super) fn set<'a>(e: &mut Errors, list: &At<'a>, max: usize, name: &str, rul
     }
 }
 
-pub(super) fn claim(e: &mut Errors, claim: &At) {
-    meta::object_meta(e, claim, true, meta::subdomain);
-    claim_spec(e, &claim.at("spec"));
-}
-
-pub(super) fn claim_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    e.unchanged(new, old, &["spec"]);
-}
-
-pub(super) fn template_update(e: &mut Errors, new: &At, old: &Value) {
-    template(e, new);
-    claim_update(e, new, old);
-}
-
 pub(super) fn template(e: &mut Errors, template: &At) {
-    meta::object_meta(e, template, true, meta::subdomain);
     meta::annotations(e, &template.at("spec.metadata.annotations"));
     meta::labels(e, &template.at("spec.metadata.labels"));
     claim_spec(e, &template.at("spec.spec"));
+}
+
+pub(super) fn claim(e: &mut Errors, claim: &At) {
+    claim_spec(e, &claim.at("spec"));
 }
 
 fn claim_spec(e: &mut Errors, spec: &At) {
@@ -168,16 +156,6 @@ pub(super) fn configuration(e: &mut Errors, config: &At) {
 }
 
 pub(super) fn class(e: &mut Errors, class: &At) {
-    meta::object_meta(e, class, false, meta::subdomain);
-    class_spec(e, class);
-}
-
-pub(super) fn class_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    class_spec(e, new);
-}
-
-fn class_spec(e: &mut Errors, class: &At) {
     selectors(e, &class.at("spec.selectors"));
     slice(e, &class.at("spec.config"), MAX, configuration);
     let extended = class.at("spec.extendedResourceName");
@@ -189,12 +167,10 @@ fn class_spec(e: &mut Errors, class: &At) {
 }
 
 pub(super) fn resource_slice(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, false, meta::subdomain);
     slice_spec(e, &object.at("spec"), &Value::Null);
 }
 
 pub(super) fn resource_slice_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     slice_spec(e, &new.at("spec"), &old["spec"]);
 }
 

@@ -32,7 +32,6 @@ fn uncounted(e: &mut Errors, pods: &At) {
 }
 
 pub(super) fn update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     let (spec, status, was) = (new.at("spec"), new.at("status"), At::root(old).at("status"));
     let at = |field: &str| status.at(field);
     for field in ["active", "succeeded", "failed", "ready", "terminating"] {

@@ -4,14 +4,13 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::check::{At, Errors, same};
+use super::check::{At, Errors};
 use super::container::PROTOCOLS;
 use super::jobs::domain_path;
 use super::{address, meta};
 use crate::names;
 
 pub(super) fn ingress(e: &mut Errors, ingress: &At) {
-    meta::object_meta(e, ingress, true, meta::subdomain);
     ingress_rules(e, ingress);
     const ANNOTATION: &str = "kubernetes.io/ingress.class";
     let class = ingress.at("spec.ingressClassName");
@@ -21,7 +20,8 @@ pub(super) fn ingress(e: &mut Errors, ingress: &At) {
     }
 }
 
-fn ingress_rules(e: &mut Errors, ingress: &At) {
+/// What holds of an update too, which may leave the annotation as it is.
+pub(super) fn ingress_rules(e: &mut Errors, ingress: &At) {
     let spec = ingress.at("spec");
     let (default, rules) = (spec.at("defaultBackend"), spec.at("rules"));
     if !default.is_set() && rules.is_empty() {
@@ -101,13 +101,7 @@ fn backend(e: &mut Errors, at: &At) {
     }
 }
 
-pub(super) fn ingress_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    ingress_rules(e, new);
-}
-
 pub(super) fn ingress_class(e: &mut Errors, class: &At) {
-    meta::object_meta(e, class, false, meta::subdomain);
     let (controller, parameters) = (class.at("spec.controller"), class.at("spec.parameters"));
     e.no_longer(&controller, 250);
     domain_path(e, &controller);
@@ -128,23 +122,8 @@ pub(super) fn ingress_class(e: &mut Errors, class: &At) {
     }
 }
 
-pub(super) fn ingress_class_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    e.unchanged(&new.at("spec"), &old["spec"], &["controller"]);
-    ingress_class(e, new);
-}
-
-pub(super) fn network_policy(e: &mut Errors, policy: &At) {
-    meta::object_meta(e, policy, true, meta::subdomain);
-    policy_spec(e, &policy.at("spec"));
-}
-
-pub(super) fn network_policy_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    policy_spec(e, &new.at("spec"));
-}
-
-fn policy_spec(e: &mut Errors, spec: &At) {
+pub(super) fn network_policy(e: &mut Errors, object: &At) {
+    let spec = object.at("spec");
     meta::label_selector(e, &spec.at("podSelector"));
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
         for rule in spec.at(direction).items() {
@@ -215,21 +194,14 @@ fn ip_block(e: &mut Errors, block: &At) {
     }
 }
 
-pub(super) fn endpoints(e: &mut Errors, endpoints: &At) {
-    meta::object_meta(e, endpoints, true, meta::subdomain);
-    subsets(e, &endpoints.at("subsets"));
-}
-
 pub(super) fn endpoints_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    meta::object_meta(e, new, true, meta::subdomain);
-    if !same(&new.value["subsets"], &old["subsets"]) {
-        subsets(e, &new.at("subsets"));
+    if meta::changed(new, old, "subsets") {
+        endpoints(e, new);
     }
 }
 
-fn subsets(e: &mut Errors, list: &At) {
-    for subset in list.items() {
+pub(super) fn endpoints(e: &mut Errors, endpoints: &At) {
+    for subset in endpoints.at("subsets").items() {
         let lists = ["addresses", "notReadyAddresses"].map(|name| subset.at(name));
         if lists.iter().all(|l| l.is_empty()) {
             e.required(&subset, "must specify `addresses` or `notReadyAddresses`");
@@ -251,7 +223,6 @@ fn subsets(e: &mut Errors, list: &At) {
 }
 
 pub(super) fn slice(e: &mut Errors, slice: &At) {
-    meta::object_meta(e, slice, true, meta::subdomain);
     e.one_of(&slice.at("addressType"), &["FQDN", "IPv4", "IPv6"]);
     slice_endpoints(e, slice);
     slice_ports(e, &slice.at("ports"));
@@ -329,11 +300,6 @@ fn slice_ports(e: &mut Errors, list: &At) {
     }
 }
 
-pub(super) fn slice_update(e: &mut Errors, new: &At, old: &Value) {
-    slice(e, new);
-    e.unchanged(new, old, &["addressType"]);
-}
-
 pub(super) fn ip_address(e: &mut Errors, object: &At) {
     let name = object.at("metadata.name");
     if name.is_empty() {
@@ -352,13 +318,7 @@ pub(super) fn ip_address(e: &mut Errors, object: &At) {
     e.optional_form(&parent.at("namespace"), names::path_segment);
 }
 
-pub(super) fn ip_address_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    e.unchanged(new, old, &["spec.parentRef"]);
-}
-
 pub(super) fn service_cidr(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, false, meta::subdomain);
     let ranges = object.at("spec.cidrs");
     if ranges.is_empty() {
         return e.required(&ranges, "at least one CIDR required");
@@ -372,7 +332,6 @@ pub(super) fn service_cidr(e: &mut Errors, object: &At) {
 }
 
 pub(super) fn service_cidr_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     let (ranges, was) = (new.at("spec.cidrs"), At::root(old).at("spec.cidrs"));
     if ranges.len() < was.len() {
         return e.immutable(&ranges);

@@ -13,7 +13,6 @@ use crate::names;
 
 /// A pod to be created.
 pub(super) fn create(e: &mut Errors, pod: &At) {
-    meta::object_meta(e, pod, true, meta::subdomain);
     metadata_and_spec(e, pod);
     let spec = pod.at("spec");
     if !spec.at("ephemeralContainers").is_empty() {
@@ -315,8 +314,6 @@ const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].imag
 
 /// A pod to replace another.
 pub(super) fn update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    meta::object_meta(e, new, true, meta::subdomain);
     metadata_and_spec(e, new);
     let (spec, was) = (new.at("spec"), &old["spec"]);
     for list in ["containers", "initContainers"] {
@@ -393,7 +390,6 @@ fn munge(new: &Value, old: &Value, gated: bool) -> Value {
 
 /// A pod whose status is to replace another's.
 pub(super) fn status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     let (status, was) = (new.at("status"), At::root(old));
     for condition in status.at("conditions").items() {
         let kind = condition.at("type");
@@ -443,8 +439,6 @@ fn transitions(e: &mut Errors, status: &At, old: &At) {
 
 /// A pod into which ephemeral containers are put.
 pub(super) fn ephemeral_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    meta::object_meta(e, new, true, meta::subdomain);
     metadata_and_spec(e, new);
     let list = new.at("spec.ephemeralContainers");
     for before in At::root(&old["spec"]).at("ephemeralContainers").items() {
@@ -461,8 +455,6 @@ pub(super) fn ephemeral_update(e: &mut Errors, new: &At, old: &Value) {
 
 /// A pod whose resources are resized in place: nothing but CPU and memory may change.
 pub(super) fn resize(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    meta::object_meta(e, new, true, meta::subdomain);
     metadata_and_spec(e, new);
     let spec = new.at("spec");
     if crate::pod::qos_class(new.value) != crate::pod::qos_class(old) {

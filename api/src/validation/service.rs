@@ -40,8 +40,7 @@ pub(super) fn update(e: &mut Errors, service: &At, old: &Value) {
 }
 
 /// A Service whose status is to replace another's.
-pub(super) fn status(e: &mut Errors, service: &At, old: &Value) {
-    meta::meta_update(e, service, old);
+pub(super) fn status(e: &mut Errors, service: &At) {
     let entries = service.at("status.loadBalancer.ingress");
     if kind(&service.at("spec")) != "LoadBalancer" && !entries.is_empty() {
         return e.forbidden(&entries, "may only be used when `spec.type` is 'LoadBalancer'");

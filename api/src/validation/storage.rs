@@ -36,12 +36,8 @@ fn access_modes(e: &mut Errors, at: &At) {
     }
 }
 
-pub(super) fn volume(e: &mut Errors, volume: &At) {
-    meta::object_meta(e, volume, false, meta::subdomain);
-    volume_spec(e, &volume.at("spec"));
-}
-
-fn volume_spec(e: &mut Errors, spec: &At) {
+pub(super) fn volume(e: &mut Errors, object: &At) {
+    let spec = &object.at("spec");
     e.filled(&spec.at("accessModes"));
     access_modes(e, &spec.at("accessModes"));
     let capacity = spec.at("capacity");
@@ -114,9 +110,6 @@ fn positive(e: &mut Errors, amount: &At) {
 }
 
 pub(super) fn volume_update(e: &mut Errors, new: &At, old: &Value) {
-    // Upstream looks at the whole twice.
-    volume(e, new);
-    volume(e, new);
     let (spec, was) = (new.at("spec"), At::root(&old["spec"]));
     let mut now = spec.value.clone();
     if was.at("csi").is_set() && !was.at("csi.controllerExpandSecretRef").is_set() {
@@ -154,7 +147,6 @@ fn without_beta(affinity: &Value) -> Value {
 }
 
 pub(super) fn claim(e: &mut Errors, claim: &At) {
-    meta::object_meta(e, claim, true, meta::subdomain);
     claim_spec(e, &claim.at("spec"));
 }
 
@@ -184,8 +176,6 @@ pub(super) fn claim_spec(e: &mut Errors, spec: &At) {
 }
 
 pub(super) fn claim_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    claim(e, new);
     let (mut now, mut was) = (new.at("spec").value.clone(), old["spec"].clone());
     let put = |spec: &mut Value, path: &[&str], value: &Value| {
         crate::value::remove(spec, path);
@@ -221,8 +211,7 @@ pub(super) fn claim_update(e: &mut Errors, new: &At, old: &Value) {
     }
 }
 
-pub(super) fn claim_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
+pub(super) fn claim_status(e: &mut Errors, new: &At) {
     for (_, amount) in new.at("status.capacity").entries() {
         if let Some(value) = amount.quantity().map(|q| q.value()).filter(|v| *v < 0) {
             e.invalid_value(&amount, value, "must be a valid resource quantity");
@@ -243,7 +232,6 @@ fn provisioner(e: &mut Errors, provisioner: &At) {
 }
 
 pub(super) fn class(e: &mut Errors, class: &At) {
-    meta::object_meta(e, class, false, meta::subdomain);
     provisioner(e, &class.at("provisioner"));
     parameters(e, &class.at("parameters"));
     e.maybe_one_of(&class.at("reclaimPolicy"), &["Delete", "Retain"]);
@@ -280,42 +268,26 @@ fn parameters(e: &mut Errors, parameters: &At) {
 }
 
 pub(super) fn attributes_class(e: &mut Errors, class: &At) {
-    meta::object_meta(e, class, false, meta::subdomain);
     provisioner(e, &class.at("driverName"));
     parameters(e, &class.at("parameters"));
     e.wanted(&class.at("parameters"), "must contain at least one key/value pair");
 }
 
 pub(super) fn attributes_class_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     for field in ["driverName", "parameters"] {
         if meta::changed(new, old, field) {
             e.forbidden(&new.at(field), format!("updates to {field} are forbidden."));
         }
     }
-    attributes_class(e, new);
 }
 
 pub(super) fn capacity(e: &mut Errors, capacity: &At) {
-    meta::object_meta(e, capacity, true, meta::subdomain);
     meta::label_selector(e, &capacity.at("nodeTopology"));
     e.form(&capacity.at("storageClassName"), names::dns_subdomain);
     e.non_negative_quantity(&capacity.at("capacity"));
 }
 
-pub(super) fn capacity_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    e.unchanged(new, old, &["nodeTopology", "storageClassName"]);
-}
-
-pub(super) fn class_update(e: &mut Errors, new: &At, old: &Value) {
-    class(e, new);
-    meta::meta_update(e, new, old);
-    e.unchanged(new, old, &["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"]);
-}
-
 pub(super) fn attachment(e: &mut Errors, attachment: &At) {
-    meta::object_meta(e, attachment, false, meta::subdomain);
     let spec = attachment.at("spec");
     csi_driver_name(e, &spec.at("attacher"));
     let source = spec.at("source");
@@ -328,14 +300,7 @@ pub(super) fn attachment(e: &mut Errors, attachment: &At) {
     e.form(&spec.at("nodeName"), names::dns_subdomain);
 }
 
-pub(super) fn attachment_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    attachment(e, new);
-    e.unchanged(new, old, &["spec"]);
-}
-
 pub(super) fn driver(e: &mut Errors, driver: &At) {
-    meta::object_meta(e, driver, false, meta::subdomain);
     let spec = driver.at("spec");
     for field in ["attachRequired", "podInfoOnMount", "storageCapacity"] {
         if !spec.at(field).is_set() {
@@ -358,8 +323,6 @@ pub(super) fn driver(e: &mut Errors, driver: &At) {
 }
 
 pub(super) fn driver_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    driver(e, new);
     let (spec, was) = (new.at("spec"), &old["spec"]);
     for (field, shown) in [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")] {
         if meta::changed(&spec, was, field) {
@@ -369,7 +332,6 @@ pub(super) fn driver_update(e: &mut Errors, new: &At, old: &Value) {
 }
 
 pub(super) fn csi_node(e: &mut Errors, node: &At) {
-    meta::object_meta(e, node, false, meta::subdomain);
     let drivers = node.at("spec.drivers");
     for driver in drivers.items() {
         csi_driver_name(e, &driver.at("name"));
@@ -383,8 +345,6 @@ pub(super) fn csi_node(e: &mut Errors, node: &At) {
 }
 
 pub(super) fn csi_node_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    csi_node(e, new);
     let drivers = new.at("spec.drivers");
     for was in At::root(old).at("spec.drivers").items() {
         let now = drivers.items().find(|d| d.at("name").value == was.at("name").value);

@@ -1,7 +1,5 @@
 //! Admission webhooks and policies, and aggregated APIs.
 
-use serde_json::Value;
-
 use super::check::{At, Errors};
 use super::meta;
 use crate::cel::admission::{Conditions, Policy};
@@ -18,7 +16,6 @@ pub(super) fn mutating(e: &mut Errors, object: &At) {
 }
 
 fn configuration(e: &mut Errors, object: &At, mutating: bool) {
-    meta::object_meta(e, object, false, meta::subdomain);
     let hooks = object.at("webhooks");
     for hook in hooks.items() {
         webhook(e, &hook);
@@ -163,16 +160,7 @@ pub(super) fn client(e: &mut Errors, at: &At) {
     }
 }
 
-pub(super) fn configuration_update(e: &mut Errors, new: &At, _old: &Value) {
-    validating(e, new);
-}
-
-pub(super) fn mutating_update(e: &mut Errors, new: &At, _old: &Value) {
-    mutating(e, new);
-}
-
 pub(super) fn policy(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, false, meta::subdomain);
     let (spec, mutating) = (object.at("spec"), object.at("kind").str() == "MutatingAdmissionPolicy");
     e.maybe_one_of(&spec.at("failurePolicy"), &["Fail", "Ignore"]);
     param_kind(e, &spec.at("paramKind"));
@@ -283,8 +271,7 @@ fn mutations(e: &mut Errors, spec: &At) {
     e.one_of(&spec.at("reinvocationPolicy"), &["IfNeeded", "Never"]);
 }
 
-pub(super) fn policy_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
+pub(super) fn policy_status(e: &mut Errors, new: &At) {
     for warning in new.at("status.typeChecking.expressionWarnings").items() {
         e.filled(&warning.at("warning"));
         e.filled(&warning.at("fieldRef"));
@@ -292,13 +279,7 @@ pub(super) fn policy_status(e: &mut Errors, new: &At, old: &Value) {
     meta::conditions(e, &new.at("status.conditions"));
 }
 
-pub(super) fn policy_update(e: &mut Errors, new: &At, old: &Value) {
-    policy(e, new);
-    meta::meta_update(e, new, old);
-}
-
 pub(super) fn policy_binding(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, false, meta::subdomain);
     let spec = object.at("spec");
     e.required_form(&spec.at("policyName"), names::dns_subdomain);
     let parameters = spec.at("paramRef");
@@ -329,11 +310,6 @@ pub(super) fn policy_binding(e: &mut Errors, object: &At) {
         }
         e.wanted(&actions, "at least one validation action is required");
     }
-}
-
-pub(super) fn policy_binding_update(e: &mut Errors, new: &At, old: &Value) {
-    policy_binding(e, new);
-    meta::meta_update(e, new, old);
 }
 
 pub(super) fn api_service(e: &mut Errors, object: &At) {
@@ -381,7 +357,3 @@ pub(super) fn api_service(e: &mut Errors, object: &At) {
     }
 }
 
-pub(super) fn api_service_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    api_service(e, new);
-}
