@@ -8,6 +8,7 @@ use crate::field::Error;
 use crate::names;
 use crate::quantity::Quantity;
 use crate::schema::{Presence, Schema};
+use crate::value::is_blank;
 
 static NULL: Value = Value::Null;
 
@@ -101,12 +102,7 @@ impl<'a> At<'a> {
 
     /// Whether nothing stands here, or something without content.
     pub fn is_empty(&self) -> bool {
-        match self.value {
-            Value::Null => true,
-            Value::String(text) => text.is_empty(),
-            Value::Array(_) | Value::Object(_) => self.len() == 0,
-            _ => false,
-        }
+        is_blank(self.value) || self.value == ""
     }
 
     pub fn str(&self) -> &'a str {
@@ -210,9 +206,7 @@ impl Errors {
 
     /// A text of this place, though not all that stands there, of the form that the rule checks.
     pub fn text_form(&mut self, at: &At, text: &str, rule: fn(&str) -> Vec<String>) {
-        for fault in rule(text) {
-            self.invalid_value(at, text, fault);
-        }
+        rule(text).into_iter().for_each(|fault| self.invalid_value(at, text, fault));
     }
 
     /// A text, empty or not, of the form that the rule checks, where there is one.
@@ -398,19 +392,13 @@ impl Errors {
 
 /// Equal, an empty list or map being as good as none.
 pub(super) fn same(a: &Value, b: &Value) -> bool {
-    let blank = |v: &Value| match v {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        _ => false,
-    };
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
-            let shared = x.iter().all(|(key, value)| y.get(key).map_or_else(|| blank(value), |other| same(value, other)));
-            shared && y.iter().all(|(key, value)| x.contains_key(key) || blank(value))
+            let shared = x.iter().all(|(key, value)| y.get(key).map_or_else(|| is_blank(value), |other| same(value, other)));
+            shared && y.iter().all(|(key, value)| x.contains_key(key) || is_blank(value))
         }
         (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(a, b)| same(a, b)),
-        _ => a == b || blank(a) && blank(b),
+        _ => a == b || is_blank(a) && is_blank(b),
     }
 }
 

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::check::{At, Errors, same};
 use super::volume::csi_driver_name;
 use super::{meta, scheduling};
-use crate::cel::SelectorFault;
+use crate::cel::{SelectorFault, Semver};
 use crate::field::{Error, ErrorType};
 use crate::names;
 
@@ -271,7 +271,7 @@ fn device(e: &mut Errors, device: &At, old: Option<&Value>, per_device: bool) {
             e.too_long(value, 64);
         }
         let version = attribute.at("version");
-        if version.is_set() && !is_semantic_version(version.str()) {
+        if version.is_set() && Semver::parse(version.str()).is_err() {
             e.invalid(&version, "must be a string compatible with semver.org spec 2.0.0");
         }
         match given.len() {
@@ -358,19 +358,6 @@ fn qualified(e: &mut Errors, at: &At, name: &str) {
     }
 }
 
-/// `1.2.3-rc.1+build`
-fn is_semantic_version(text: &str) -> bool {
-    let (rest, build) = text.split_once('+').map_or((text, None), |(rest, build)| (rest, Some(build)));
-    let (core, pre) = rest.split_once('-').map_or((rest, None), |(core, pre)| (core, Some(pre)));
-    let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) && (part.len() == 1 || !part.starts_with('0'));
-    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
-    core.split('.').count() == 3
-        && core.split('.').all(number)
-        && pre.is_none_or(|pre| pre.split('.').all(|part| word(part) && (!digits(part) || number(part))))
-        && build.is_none_or(|build| build.split('.').all(word))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -399,7 +386,7 @@ mod tests {
     #[test]
     fn semantic_versions() {
         for (text, expected) in [("1.2.3", true), ("1.2", false), ("01.2.3", false), ("1.2.3-rc.1+b.01", true), ("1.2.3-01", false), ("1.2.3-", false)] {
-            assert_eq!(is_semantic_version(text), expected, "{text}");
+            assert_eq!(Semver::parse(text).is_ok(), expected, "{text}");
         }
     }
 }

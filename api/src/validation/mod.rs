@@ -251,16 +251,6 @@ pub fn validate_create(resource: &Resource, object: &Value) -> Vec<field::Error>
     errors.0
 }
 
-/// What is wrong with an object that is to replace another.
-pub fn validate_update(resource: &Resource, new: &Value, old: &Value) -> Vec<field::Error> {
-    validate_subresource_update(resource, "", new, old)
-}
-
-/// What is wrong with an object whose status is to replace another's.
-pub fn validate_status_update(resource: &Resource, new: &Value, old: &Value) -> Vec<field::Error> {
-    validate_subresource_update(resource, "status", new, old)
-}
-
 /// What is wrong with an object that is to replace another through a subresource (`ephemeralcontainers`); an empty
 /// name is the object itself.
 pub fn validate_subresource_update(resource: &Resource, subresource: &str, new: &Value, old: &Value) -> Vec<field::Error> {
@@ -348,7 +338,7 @@ mod tests {
         let errors = |change: Value| {
             let mut new = old.clone();
             json_patch::merge(&mut new, &change);
-            validate_update(resource, &new, &old).iter().map(ToString::to_string).collect::<Vec<_>>()
+            validate_subresource_update(resource, "", &new, &old).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(errors(json!({"metadata": {"labels": {"a": "b"}}})), [""; 0]);
         let refused = errors(json!({"spec": {"nodeName": "n"}}));
@@ -358,7 +348,7 @@ mod tests {
         let (resource, old) = admitted("", "v1", "Secret", json!({"metadata": {"name": "s", "namespace": "n"}, "immutable": true, "data": {"k": "dg=="}}));
         let mut new = old.clone();
         new["data"]["k"] = "eg==".into();
-        let errors: Vec<String> = validate_update(resource, &new, &old).iter().map(ToString::to_string).collect();
+        let errors: Vec<String> = validate_subresource_update(resource, "", &new, &old).iter().map(ToString::to_string).collect();
         assert_eq!(errors, ["data: Forbidden: field is immutable when `immutable` is set"]);
     }
 
@@ -369,7 +359,7 @@ mod tests {
             "spec": {"attacher": "a.io", "nodeName": "n", "source": {"persistentVolumeName": "pv"}}}));
         let mut new = old.clone();
         new["spec"]["nodeName"] = "m".into();
-        let errors: Vec<String> = validate_update(resource, &new, &old).iter().map(ToString::to_string).collect();
+        let errors: Vec<String> = validate_subresource_update(resource, "", &new, &old).iter().map(ToString::to_string).collect();
         let shown = r#"{"Attacher":"a.io","Source":{"PersistentVolumeName":"pv","InlineVolumeSpec":null},"NodeName":"m"}"#;
         assert_eq!(errors, [format!("spec: Invalid value: {shown}: field is immutable")]);
         check("policy", "PodDisruptionBudget", json!({"metadata": meta, "spec": {"minAvailable": 1, "maxUnavailable": 1, "selector": {"matchLabels": {"a": "b"}}}}),
@@ -415,7 +405,7 @@ mod tests {
                 if resource.schema().prune(&mut object).is_ok() {
                     crate::defaults::apply(resource, &mut object);
                     validate_create(resource, &object);
-                    validate_update(resource, &object, &odd);
+                    validate_subresource_update(resource, "", &object, &odd);
                     for subresource in &resource.subresources {
                         validate_subresource_update(resource, &subresource.name, &object, &odd);
                     }
