@@ -184,12 +184,6 @@ pub fn port_number(port: i64) -> Vec<String> {
     if (1..=65535).contains(&port) { Vec::new() } else { vec![range_error(1, 65535)] }
 }
 
-/// A user or group id.
-pub fn user_id(id: i64) -> Vec<String> {
-    let max = i64::from(i32::MAX);
-    if (0..=max).contains(&id) { Vec::new() } else { vec![range_error(0, max)] }
-}
-
 /// `25%`
 pub fn percent(text: &str) -> Vec<String> {
     match text.strip_suffix('%') {

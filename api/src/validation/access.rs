@@ -215,13 +215,7 @@ fn review(e: &mut Errors, review: &At, by_another: bool, metadata: &str) {
         for requirement in requirements.items() {
             let (key, values) = (requirement.at("key"), requirement.at("values"));
             // Operators that a newer client knows are let pass.
-            match requirement.at("operator").str() {
-                "In" | "NotIn" if values.is_empty() => e.required(&values, "must be specified when `operator` is 'In' or 'NotIn'"),
-                "Exists" | "DoesNotExist" if !values.is_empty() => {
-                    e.forbidden(&values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
-                }
-                _ => {}
-            }
+            meta::operator_values(e, &requirement);
             if name == "labelSelector" {
                 e.form(&key, names::qualified_name);
                 values.items().for_each(|value| e.form(&value, names::label_value));

@@ -8,9 +8,7 @@ use crate::field::Error;
 use crate::names;
 
 pub(super) fn autoscaler_status(e: &mut Errors, new: &At) {
-    for field in ["currentReplicas", "desiredReplicas"] {
-        e.non_negative(&new.at("status").at(field));
-    }
+    ["currentReplicas", "desiredReplicas"].into_iter().for_each(|field| e.non_negative(&new.at("status").at(field)));
 }
 
 pub(super) fn autoscaler(e: &mut Errors, object: &At) {
@@ -40,9 +38,7 @@ pub(super) fn autoscaler(e: &mut Errors, object: &At) {
 }
 
 fn scale_target(e: &mut Errors, at: &At, needs_group: bool) {
-    for field in ["kind", "name"].map(|f| at.at(f)) {
-        e.required_form(&field, names::path_segment);
-    }
+    ["kind", "name"].iter().for_each(|f| e.required_form(&at.at(f), names::path_segment));
     let version = at.at("apiVersion");
     if version.str().matches('/').count() > 1 {
         e.invalid(&version, format!("unexpected GroupVersion string: {}", version.str()));
@@ -151,9 +147,7 @@ fn scaling_rules(e: &mut Errors, rules: &At) {
     e.wanted(&policies, "must specify at least one Policy");
     for policy in policies.items() {
         e.maybe_one_of(&policy.at("type"), &["Percent", "Pods"]);
-        for field in ["value", "periodSeconds"].map(|f| policy.at(f)) {
-            e.positive(&field, "must be greater than zero");
-        }
+        ["value", "periodSeconds"].iter().for_each(|f| e.positive(&policy.at(f), "must be greater than zero"));
         e.at_most(&policy.at("periodSeconds"), 1800, "must be less than or equal to 1800");
     }
     e.non_negative_quantity(&rules.at("tolerance"));

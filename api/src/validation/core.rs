@@ -157,9 +157,7 @@ pub(super) fn node_update(e: &mut Errors, new: &At, old: &Value) {
 
 pub(super) fn limit_range(e: &mut Errors, range: &At) {
     let limits = range.at("spec.limits");
-    for limit in limits.items() {
-        limit_item(e, &limit);
-    }
+    limits.items().for_each(|limit| limit_item(e, &limit));
     e.unique(limits.items().map(|l| l.at("type")));
 }
 
@@ -242,9 +240,7 @@ pub(super) fn resource_quota(e: &mut Errors, quota: &At) {
 }
 
 pub(super) fn quota_status(e: &mut Errors, quota: &At) {
-    for list in ["status.hard", "status.used"] {
-        quota_amounts(e, &quota.at(list));
-    }
+    ["status.hard", "status.used"].into_iter().for_each(|list| quota_amounts(e, &quota.at(list)));
 }
 
 fn quota_amounts(e: &mut Errors, list: &At) {

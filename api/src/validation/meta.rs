@@ -37,9 +37,7 @@ pub(crate) const ANNOTATIONS_MAX: usize = 256 * 1024;
 pub(super) fn object_meta(e: &mut Errors, object: &At, namespaced: bool, rule: NameRule) {
     let meta = object.at("metadata");
     object_meta_at(e, &meta, namespaced, rule);
-    for finalizer in meta.at("finalizers").items() {
-        standard_finalizer(e, &finalizer, &finalizer);
-    }
+    meta.at("finalizers").items().for_each(|finalizer| standard_finalizer(e, &finalizer, &finalizer));
 }
 
 fn object_meta_at(e: &mut Errors, meta: &At, namespaced: bool, rule: NameRule) {
@@ -159,9 +157,7 @@ fn owners(e: &mut Errors, list: &At) {
 }
 
 fn finalizers(e: &mut Errors, list: &At) {
-    for finalizer in list.items() {
-        e.form(&finalizer, names::qualified_name);
-    }
+    list.items().for_each(|finalizer| e.form(&finalizer, names::qualified_name));
     let texts = list.texts();
     if texts.contains(&"orphan") && texts.contains(&"foregroundDeletion") {
         e.invalid(list, "finalizer orphan and foregroundDeletion cannot be both set");
@@ -210,24 +206,27 @@ fn managers(e: &mut Errors, list: &At) {
     }
 }
 
+/// The values of a requirement, which its operator needs or doesn't take. Whether the operator is one of those for sets.
+pub(super) fn operator_values(e: &mut Errors, requirement: &At) -> bool {
+    let (operator, values) = (requirement.at("operator").str(), requirement.at("values"));
+    match (operator, values.len()) {
+        ("In" | "NotIn", 0) => e.required(&values, "must be specified when `operator` is 'In' or 'NotIn'"),
+        ("Exists" | "DoesNotExist", 1..) => e.forbidden(&values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"),
+        _ => {}
+    }
+    matches!(operator, "In" | "NotIn" | "Exists" | "DoesNotExist")
+}
+
 /// A LabelSelector, where there is one.
 pub(super) fn label_selector(e: &mut Errors, selector: &At) {
     labels(e, &selector.at("matchLabels"));
     for expression in selector.at("matchExpressions").items() {
         let (operator, values) = (expression.at("operator"), expression.at("values"));
-        match operator.str() {
-            "In" | "NotIn" if values.is_empty() => e.required(&values, "must be specified when `operator` is 'In' or 'NotIn'"),
-            "In" | "NotIn" => {}
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                e.forbidden(&values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
-            }
-            "Exists" | "DoesNotExist" => {}
-            _ => e.invalid_value(&operator, operator.str(), "not a valid selector operator"),
+        if !operator_values(e, &expression) {
+            e.invalid_value(&operator, operator.str(), "not a valid selector operator");
         }
         e.form(&expression.at("key"), names::qualified_name);
-        for value in values.items() {
-            e.form(&value, names::label_value);
-        }
+        values.items().for_each(|value| e.form(&value, names::label_value));
     }
 }
 
@@ -247,9 +246,7 @@ pub(super) fn conditions(e: &mut Errors, list: &At) {
         e.at_least(&condition.at("observedGeneration"), 0, "must be greater than or equal to zero");
         e.filled(&condition.at("lastTransitionTime"));
         e.required_form(&reason, names::condition_reason);
-        for (text, max) in [(reason, 1024), (message, 32 * 1024)] {
-            e.no_longer(&text, max);
-        }
+        [(reason, 1024), (message, 32 * 1024)].into_iter().for_each(|(text, max)| e.no_longer(&text, max));
     }
 }
 

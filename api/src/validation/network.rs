@@ -84,9 +84,7 @@ fn backend(e: &mut Errors, at: &At) {
         (false, false) => return e.invalid_value(at, "", "resource or service backend is required"),
         (false, true) => {
             e.optional_form(&resource.at("apiGroup"), names::dns_subdomain);
-            for field in ["kind", "name"].map(|f| resource.at(f)) {
-                e.required_form(&field, names::path_segment);
-            }
+            ["kind", "name"].iter().for_each(|f| e.required_form(&resource.at(f), names::path_segment));
             return;
         }
         (true, false) => {}
@@ -109,9 +107,7 @@ pub(super) fn ingress_class(e: &mut Errors, class: &At) {
         return;
     }
     e.given_form(&parameters.at("apiGroup"), names::dns_subdomain);
-    for field in ["kind", "name"].map(|f| parameters.at(f)) {
-        e.required_form(&field, names::path_segment);
-    }
+    ["kind", "name"].iter().for_each(|f| e.required_form(&parameters.at(f), names::path_segment));
     let (scope, namespace) = (parameters.at("scope"), parameters.at("namespace"));
     match scope.str() {
         "" => e.required(&scope, ""),
@@ -312,9 +308,7 @@ pub(super) fn ip_address(e: &mut Errors, object: &At) {
         return e.required(&parent, "");
     }
     e.optional_form(&parent.at("group"), names::dns_subdomain);
-    for field in ["resource", "name"].map(|f| parent.at(f)) {
-        e.required_form(&field, names::path_segment);
-    }
+    ["resource", "name"].iter().for_each(|f| e.required_form(&parent.at(f), names::path_segment));
     e.optional_form(&parent.at("namespace"), names::path_segment);
 }
 
@@ -336,7 +330,5 @@ pub(super) fn service_cidr_update(e: &mut Errors, new: &At, old: &Value) {
     if ranges.len() < was.len() {
         return e.immutable(&ranges);
     }
-    for (now, _) in ranges.items().zip(was.items()).filter(|(now, was)| now.value != was.value) {
-        e.immutable(&now);
-    }
+    ranges.items().zip(was.items()).filter(|(now, was)| now.value != was.value).for_each(|(now, _)| e.immutable(&now));
 }

@@ -10,7 +10,6 @@ use super::{address, meta, resources, scheduling, volume, windows};
 use crate::field::Error;
 use crate::names;
 
-
 /// A pod to be created.
 pub(super) fn create(e: &mut Errors, pod: &At) {
     metadata_and_spec(e, pod);
@@ -64,13 +63,11 @@ fn pod_spec(e: &mut Errors, spec: &At, name: Option<&str>) {
     host_network_ports(e, &pod);
     e.one_of(&spec.at("restartPolicy"), &["Always", "OnFailure", "Never"]);
     e.one_of(&spec.at("dnsPolicy"), &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
-    scheduling::node_labels(e, &spec.at("nodeSelector"));
+    meta::labels(e, &spec.at("nodeSelector"));
     security(e, spec);
     scheduling::affinity(e, &spec.at("affinity"));
     dns(e, spec);
-    for gate in spec.at("readinessGates").items() {
-        e.form(&gate.at("conditionType"), names::qualified_name);
-    }
+    spec.at("readinessGates").items().for_each(|gate| e.form(&gate.at("conditionType"), names::qualified_name));
     let mut gates = HashSet::new();
     for gate in spec.at("schedulingGates").items().map(|gate| gate.at("name").called(gate.path)) {
         e.form(&gate, names::qualified_name);
@@ -84,9 +81,7 @@ fn pod_spec(e: &mut Errors, spec: &At, name: Option<&str>) {
         e.optional_form(&spec.at(field), names::dns_subdomain);
     }
     e.in_range(&spec.at("activeDeadlineSeconds"), 1, i32::MAX.into());
-    for field in ["hostname", "subdomain"] {
-        e.optional_form(&spec.at(field), names::dns_label);
-    }
+    ["hostname", "subdomain"].into_iter().for_each(|field| e.optional_form(&spec.at(field), names::dns_label));
     scheduling::tolerations(e, &spec.at("tolerations"));
     for alias in spec.at("hostAliases").items() {
         address::ip(e, &alias.at("ip"));
@@ -177,9 +172,7 @@ fn security(e: &mut Errors, spec: &At) {
     if !at.is_set() {
         return;
     }
-    for field in ["fsGroup", "runAsUser", "runAsGroup"] {
-        e.user_id(&at.at(field));
-    }
+    ["fsGroup", "runAsUser", "runAsGroup"].into_iter().for_each(|field| e.user_id(&at.at(field)));
     at.at("supplementalGroups").items().for_each(|group| e.user_id(&group));
     let share = spec.at("shareProcessNamespace").called(at.below("shareProcessNamespace"));
     if share.flag() && spec.at("hostPID").flag() {
@@ -412,9 +405,7 @@ pub(super) fn status(e: &mut Errors, new: &At, old: &Value) {
         e.immutable(&status.at("qosClass"));
     }
     transitions(e, &status, &was);
-    for ip in status.at("podIPs").items() {
-        address::ip(e, &ip.at("ip").called(ip.path));
-    }
+    status.at("podIPs").items().for_each(|ip| address::ip(e, &ip.at("ip").called(ip.path)));
     address::one_of_each_family(e, &status.at("podIPs"), |ip| ip.at("ip").str(), "may specify no more than one IP for each IP family");
 }
 

@@ -93,9 +93,7 @@ fn rules(e: &mut Errors, service: &At) {
     }
     by_type(e, &spec);
     let mut names = HashSet::new();
-    for port in ports.items() {
-        service_port(e, &port, ports.len() > 1, &mut names);
-    }
+    ports.items().for_each(|port| service_port(e, &port, ports.len() > 1, &mut names));
     meta::labels(e, &spec.at("selector"));
     affinity(e, &spec);
     for ip in spec.at("externalIPs").items() {
@@ -184,9 +182,7 @@ fn cluster_ips(e: &mut Errors, spec: &At) {
         (true, Some(_)) => e.invalid(&ips, "must be empty when `clusterIP` is not specified"),
         _ => {}
     }
-    for family in families.items() {
-        e.maybe_one_of(&family, &["IPv4", "IPv6"]);
-    }
+    families.items().for_each(|family| e.maybe_one_of(&family, &["IPv4", "IPv6"]));
     e.unique(families.items());
     e.maybe_one_of(&policy, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
     let before = e.0.len();

@@ -310,9 +310,7 @@ pub(super) fn driver(e: &mut Errors, driver: &At) {
     let period = spec.at("nodeAllocatableUpdatePeriodSeconds");
     e.at_least(&period, 10, "must be greater than or equal to 10 seconds");
     e.maybe_one_of(&spec.at("fsGroupPolicy"), &["File", "None", "ReadWriteOnceWithFSType"]);
-    for mode in spec.at("volumeLifecycleModes").items() {
-        e.maybe_one_of(&mode, &["Ephemeral", "Persistent"]);
-    }
+    spec.at("volumeLifecycleModes").items().for_each(|mode| e.maybe_one_of(&mode, &["Ephemeral", "Persistent"]));
     let mut audiences = HashSet::new();
     for request in spec.at("tokenRequests").items() {
         let (audience, seconds) = (request.at("audience"), request.at("expirationSeconds"));

@@ -504,9 +504,7 @@ pub(super) fn warnings(schema: &Value, found: &mut Vec<String>) {
     if schema["x-kubernetes-list-type"] == "set" && matches!(item, "object" | "array") {
         found.push(format!("x-kubernetes-list-type: set for items of type {item:?} is not supported by server-side apply or CEL validation rules"));
     }
-    for name in ["items", "additionalProperties", "not"] {
-        warnings_below(&schema[name], found);
-    }
+    ["items", "additionalProperties", "not"].into_iter().for_each(|name| warnings_below(&schema[name], found));
     for one in ["allOf", "anyOf", "oneOf"].iter().flat_map(|name| items(schema, &[name])) {
         warnings_below(one, found);
     }

@@ -49,9 +49,7 @@ fn webhook(e: &mut Errors, hook: &At) {
     if timeout.int().is_some_and(|n| !(1..=30).contains(&n)) {
         e.invalid(&timeout, "the timeout value must be between 1 and 30 seconds");
     }
-    for field in ["namespaceSelector", "objectSelector"] {
-        meta::label_selector(e, &hook.at(field));
-    }
+    ["namespaceSelector", "objectSelector"].into_iter().for_each(|field| meta::label_selector(e, &hook.at(field)));
     client(e, &hook.at("clientConfig"));
     let conditions = hook.at("matchConditions");
     e.0.extend(Conditions::compile(items(conditions.value, &[]), &conditions.path).1);
@@ -148,9 +146,7 @@ pub(super) fn client(e: &mut Errors, at: &At) {
             }
         }
     } else {
-        for field in ["name", "namespace"].map(|f| service.at(f)) {
-            e.filled(&field);
-        }
+        ["name", "namespace"].iter().for_each(|f| e.filled(&service.at(f)));
         if service.at("port").is_set() {
             e.port_number(&service.at("port"));
         }
@@ -235,9 +231,7 @@ fn param_kind(e: &mut Errors, at: &At) {
 /// What a policy or its binding looks at.
 fn matched(e: &mut Errors, at: &At, mutating: bool) {
     e.maybe_one_of(&at.at("matchPolicy"), &["Equivalent", "Exact"]);
-    for field in ["namespaceSelector", "objectSelector"] {
-        meta::label_selector(e, &at.at(field));
-    }
+    ["namespaceSelector", "objectSelector"].into_iter().for_each(|field| meta::label_selector(e, &at.at(field)));
     for list in ["resourceRules", "excludeResourceRules"] {
         at.at(list).items().for_each(|r| rule(e, &r));
     }
@@ -337,9 +331,7 @@ pub(super) fn api_service(e: &mut Errors, object: &At) {
     }
     let (service, bundle, insecure) = (spec.at("service"), spec.at("caBundle"), spec.at("insecureSkipTLSVerify"));
     if service.is_set() {
-        for field in ["namespace", "name"].map(|f| service.at(f)) {
-            e.filled(&field);
-        }
+        ["namespace", "name"].iter().for_each(|f| e.filled(&service.at(f)));
         let port = service.at("port");
         if let Some(fault) = port.int().and_then(|n| names::port_number(n).into_iter().next()) {
             e.invalid(&port, format!("port is not valid: {fault}"));

@@ -173,12 +173,8 @@ fn set_spec(e: &mut Errors, spec: &At, new: bool) {
         let at = spec.at("persistentVolumeClaimRetentionPolicy").at(field);
         e.maybe_one_of(&at, &["Retain", "Delete"]);
     }
-    for claim in spec.at("volumeClaimTemplates").items().filter(|_| new) {
-        storage::claim_spec(e, &claim.at("spec"));
-    }
-    for field in ["replicas", "minReadySeconds", "ordinals.start"] {
-        e.non_negative(&spec.at(field));
-    }
+    spec.at("volumeClaimTemplates").items().filter(|_| new).for_each(|claim| storage::claim_spec(e, &claim.at("spec")));
+    ["replicas", "minReadySeconds", "ordinals.start"].into_iter().for_each(|field| e.non_negative(&spec.at(field)));
     if new {
         e.optional_form(&spec.at("serviceName"), names::dns_label);
     }
