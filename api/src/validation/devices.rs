@@ -73,7 +73,7 @@ pub(super) fn request_reference(e: &mut Errors, name: &At, devices: &At) {
     if name.str().matches('/').count() > 1 {
         return e.invalid(name, NOT_A_REQUEST);
     }
-    name.str().split('/').for_each(|part| e.text_form(&name, part, names::dns_label));
+    name.str().split('/').for_each(|part| e.text_form(name, part, names::dns_label));
     let (request, alternative) = name.str().split_once('/').map_or((name.str(), None), |(request, rest)| (request, Some(rest)));
     let mut requests = devices.at("requests").items().filter(|r| r.at("name").str() == request);
     if !requests.any(|r| alternative.is_none_or(|wanted| r.at("firstAvailable").items().any(|sub| sub.at("name").str() == wanted))) {
@@ -249,7 +249,7 @@ fn counters(e: &mut Errors, counters: &At) {
     if counters.is_empty() {
         return e.required(counters, "");
     }
-    if e.too_many(&counters, MAX) {
+    if e.too_many(counters, MAX) {
         return;
     }
     for (key, _) in counters.entries() {

@@ -206,6 +206,14 @@ fn managers(e: &mut Errors, list: &At) {
     }
 }
 
+/// The name of a kind.
+pub(super) fn kind_name(e: &mut Errors, kind: &At) {
+    let faults = names::dns1035_label(&kind.str().to_lowercase());
+    if !faults.is_empty() {
+        e.invalid(kind, format!("may have mixed case, but should otherwise match: {}", faults.join(",")));
+    }
+}
+
 /// The values of a requirement, which its operator needs or doesn't take. Whether the operator is one of those for sets.
 pub(super) fn operator_values(e: &mut Errors, requirement: &At) -> bool {
     let (operator, values) = (requirement.at("operator").str(), requirement.at("values"));

@@ -279,7 +279,7 @@ fn full_name(e: &mut Errors, at: &At) {
 }
 
 fn slice_ports(e: &mut Errors, list: &At) {
-    if e.too_many(&list, 20_000) {
+    if e.too_many(list, 20_000) {
         return;
     }
     let mut seen = HashSet::new();

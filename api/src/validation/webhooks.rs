@@ -220,12 +220,7 @@ fn param_kind(e: &mut Errors, at: &At) {
         joined(group, if group.is_empty() { Vec::new() } else { names::dns_subdomain(group) });
         joined(version, names::dns1035_label(version));
     }
-    let faults = names::dns1035_label(&kind.str().to_lowercase());
-    if kind.is_empty() {
-        e.required(&kind, "");
-    } else if !faults.is_empty() {
-        e.invalid(&kind, format!("may have mixed case, but should otherwise match: {}", faults.join(",")));
-    }
+    if kind.is_empty() { e.required(&kind, "") } else { meta::kind_name(e, &kind) }
 }
 
 /// What a policy or its binding looks at.
