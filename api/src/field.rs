@@ -32,31 +32,22 @@ pub enum ErrorType {
 impl ErrorType {
     /// The `reason` of a `Status` cause.
     pub fn reason(self) -> &'static str {
-        match self {
-            Self::Required => "FieldValueRequired",
-            Self::Invalid => "FieldValueInvalid",
-            Self::NotSupported => "FieldValueNotSupported",
-            Self::Forbidden => "FieldValueForbidden",
-            Self::Duplicate => "FieldValueDuplicate",
-            Self::NotFound => "FieldValueNotFound",
-            Self::TooLong => "FieldValueTooLong",
-            Self::TooMany => "FieldValueTooMany",
-            Self::TypeInvalid => "FieldValueTypeInvalid",
-            Self::Internal => "InternalError",
-        }
+        self.names().0
     }
 
-    fn words(self) -> &'static str {
+    /// The reason, and how messages say it.
+    fn names(self) -> (&'static str, &'static str) {
         match self {
-            Self::Required => "Required value",
-            Self::Invalid | Self::TypeInvalid => "Invalid value",
-            Self::NotSupported => "Unsupported value",
-            Self::Forbidden => "Forbidden",
-            Self::Duplicate => "Duplicate value",
-            Self::NotFound => "Not found",
-            Self::TooLong => "Too long",
-            Self::TooMany => "Too many",
-            Self::Internal => "Internal error",
+            Self::Required => ("FieldValueRequired", "Required value"),
+            Self::Invalid => ("FieldValueInvalid", "Invalid value"),
+            Self::NotSupported => ("FieldValueNotSupported", "Unsupported value"),
+            Self::Forbidden => ("FieldValueForbidden", "Forbidden"),
+            Self::Duplicate => ("FieldValueDuplicate", "Duplicate value"),
+            Self::NotFound => ("FieldValueNotFound", "Not found"),
+            Self::TooLong => ("FieldValueTooLong", "Too long"),
+            Self::TooMany => ("FieldValueTooMany", "Too many"),
+            Self::TypeInvalid => ("FieldValueTypeInvalid", "Invalid value"),
+            Self::Internal => ("InternalError", "Internal error"),
         }
     }
 }
@@ -130,7 +121,7 @@ impl Error {
 
     /// The error without its path, as the `message` of a `Status` cause.
     pub fn message(&self) -> String {
-        let mut text = self.kind.words().to_owned();
+        let mut text = self.kind.names().1.to_owned();
         for part in [self.value.as_deref().unwrap_or(""), &self.detail] {
             if !part.is_empty() {
                 text.push_str(": ");

@@ -30,6 +30,12 @@ pub fn range_error(low: i64, high: i64) -> String {
     format!("must be between {low} and {high}, inclusive")
 }
 
+/// The faults of a text that may be so long, and should be `good`; `form` tells of what form that is.
+fn faults(text: &str, max: usize, good: bool, form: impl FnOnce() -> String) -> Vec<String> {
+    let long = (text.len() > max).then(|| too_long(max));
+    long.into_iter().chain((!good).then(form)).collect()
+}
+
 fn lower(b: u8) -> bool {
     b.is_ascii_lowercase() || b.is_ascii_digit()
 }
@@ -51,73 +57,47 @@ fn is_qualified_part(text: &str) -> bool {
 
 /// A lower-case RFC 1123 label, as namespaces and containers are named.
 pub fn dns_label(text: &str) -> Vec<String> {
-    let mut faults = Vec::new();
-    if text.len() > LABEL_MAX {
-        faults.push(too_long(LABEL_MAX));
-    }
-    if !is_label(text) {
-        faults.push(if is_subdomain(text) {
-            "must not contain dots".to_owned()
-        } else {
-            let words = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
-            regex_error(words, LABEL, &["my-name", "123-abc"])
-        });
-    }
-    faults
+    faults(text, LABEL_MAX, is_label(text), || {
+        if is_subdomain(text) {
+            return "must not contain dots".to_owned();
+        }
+        let words = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character";
+        regex_error(words, LABEL, &["my-name", "123-abc"])
+    })
 }
 
 /// A lower-case RFC 1123 subdomain, as most objects are named.
 pub fn dns_subdomain(text: &str) -> Vec<String> {
-    let mut faults = Vec::new();
-    if text.len() > SUBDOMAIN_MAX {
-        faults.push(too_long(SUBDOMAIN_MAX));
-    }
-    if !is_subdomain(text) {
+    faults(text, SUBDOMAIN_MAX, is_subdomain(text), || {
         let words = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
-        faults.push(regex_error(words, SUBDOMAIN, &["example.com"]));
-    }
-    faults
+        regex_error(words, SUBDOMAIN, &["example.com"])
+    })
 }
 
 /// A subdomain whose labels may have underscores, as DNS search paths may be.
 pub fn dns_subdomain_with_underscore(text: &str) -> Vec<String> {
-    let mut faults = Vec::new();
-    if text.len() > SUBDOMAIN_MAX {
-        faults.push(too_long(SUBDOMAIN_MAX));
-    }
     let label = |l: &str| is_label(&l.strip_prefix('_').unwrap_or(l).replace('_', "-")) && !l.ends_with('_');
-    if !text.split('.').all(label) {
+    faults(text, SUBDOMAIN_MAX, text.split('.').all(label), || {
         let words = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '_', '-' or '.', and must start and end with an alphanumeric character";
         let part = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
-        faults.push(regex_error(words, &format!("{part}(\\.{part})*"), &["example.com"]));
-    }
-    faults
+        regex_error(words, &format!("{part}(\\.{part})*"), &["example.com"])
+    })
 }
 
 /// A subdomain whose first label is `*`.
 pub fn wildcard_subdomain(text: &str) -> Vec<String> {
-    let mut faults = Vec::new();
-    if text.len() > SUBDOMAIN_MAX {
-        faults.push(too_long(SUBDOMAIN_MAX));
-    }
-    if !text.strip_prefix("*.").is_some_and(is_subdomain) {
+    faults(text, SUBDOMAIN_MAX, text.strip_prefix("*.").is_some_and(is_subdomain), || {
         let words = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character";
-        faults.push(regex_error(words, &format!("\\*\\.{SUBDOMAIN}"), &["*.example.com"]));
-    }
-    faults
+        regex_error(words, &format!("\\*\\.{SUBDOMAIN}"), &["*.example.com"])
+    })
 }
 
 /// An RFC 1035 label: it begins with a letter.
 pub fn dns1035_label(text: &str) -> Vec<String> {
-    let mut faults = Vec::new();
-    if text.len() > LABEL_MAX {
-        faults.push(too_long(LABEL_MAX));
-    }
-    if !is_label(text) || text.as_bytes()[0].is_ascii_digit() {
+    faults(text, LABEL_MAX, is_label(text) && !text.starts_with(|c: char| c.is_ascii_digit()), || {
         let words = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character";
-        faults.push(regex_error(words, "[a-z]([-a-z0-9]*[a-z0-9])?", &["my-name", "abc-123"]));
-    }
-    faults
+        regex_error(words, "[a-z]([-a-z0-9]*[a-z0-9])?", &["my-name", "abc-123"])
+    })
 }
 
 /// A word for why a condition is as it is: `MinimumReplicasAvailable`.
@@ -204,12 +184,6 @@ pub fn port_number(port: i64) -> Vec<String> {
     if (1..=65535).contains(&port) { Vec::new() } else { vec![range_error(1, 65535)] }
 }
 
-/// A user or group id.
-pub fn user_id(id: i64) -> Vec<String> {
-    let max = i64::from(i32::MAX);
-    if (0..=max).contains(&id) { Vec::new() } else { vec![range_error(0, max)] }
-}
-
 /// `25%`
 pub fn percent(text: &str) -> Vec<String> {
     match text.strip_suffix('%') {
@@ -243,14 +217,11 @@ pub fn env_var(text: &str) -> Vec<String> {
 
 /// A key of a ConfigMap or Secret.
 pub fn config_key(text: &str) -> Vec<String> {
-    let mut faults = Vec::new();
-    if text.len() > SUBDOMAIN_MAX {
-        faults.push(too_long(SUBDOMAIN_MAX));
-    }
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)) {
+    let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+    let mut faults = faults(text, SUBDOMAIN_MAX, good, || {
         let words = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
-        faults.push(regex_error(words, "[-._a-zA-Z0-9]+", &["key.name", "KEY_NAME", "key-name"]));
-    }
+        regex_error(words, "[-._a-zA-Z0-9]+", &["key.name", "KEY_NAME", "key-name"])
+    });
     match text {
         "." => faults.push("must not be '.'".to_owned()),
         ".." => faults.push("must not be '..'".to_owned()),

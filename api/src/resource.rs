@@ -131,19 +131,21 @@ pub enum ResourceSchema {
     Custom(Arc<Custom>),
 }
 
-/// The built-in resources that are deprecated, all of the core group, and what clients are told of that.
-pub const DEPRECATED: [(&str, &str); 2] = [
-    ("componentstatuses", "v1 ComponentStatus is deprecated in v1.19+"),
-    ("endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
-];
+/// What clients are told of a built-in resource that is deprecated.
+pub fn deprecation(group: &str, plural: &str) -> Option<&'static str> {
+    match (group, plural) {
+        ("", "componentstatuses") => Some("v1 ComponentStatus is deprecated in v1.19+"),
+        ("", "endpoints") => Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+        _ => None,
+    }
+}
 
 impl Resource {
     /// What clients are told, if it is deprecated.
     pub fn deprecation(&self) -> Option<&str> {
         match self.custom() {
             Some(custom) => custom.warning.as_deref(),
-            None if self.group.is_empty() => DEPRECATED.iter().find(|(plural, _)| *plural == self.plural).map(|(_, words)| *words),
-            None => None,
+            None => deprecation(&self.group, &self.plural),
         }
     }
 

@@ -78,7 +78,7 @@ impl Status {
     /// A refusal about an object.
     fn about(code: u16, reason: &'static str, gr: GroupResource<'_>, name: &str, message: String) -> Self {
         let details = Details { name: name.into(), group: gr.group.into(), kind: gr.resource.into(), ..Details::default() };
-        Self { code, reason: reason.into(), message, details: Some(Box::new(details)), continues: None }
+        Self { details: Some(Box::new(details)), ..Self::new(code, reason, message) }
     }
 
     /// 400: the request makes no sense.
@@ -139,10 +139,7 @@ impl Status {
 
     /// 422: the object breaks the rules of its kind.
     pub fn invalid(group: &str, kind: &str, name: &str, errors: &[field::Error]) -> Self {
-        let causes = errors
-            .iter()
-            .map(|e| Cause { reason: e.kind.reason().into(), message: e.message(), field: e.path.clone() })
-            .collect();
+        let causes = errors.iter().map(|e| Cause { reason: e.kind.reason().into(), message: e.message(), field: e.path.clone() }).collect();
         let mut shown: Vec<String> = Vec::new();
         for error in errors.iter().map(ToString::to_string) {
             if !shown.contains(&error) {
@@ -152,21 +149,12 @@ impl Status {
         let list = if shown.len() == 1 { shown.concat() } else { format!("[{}]", shown.join(", ")) };
         let gk = GroupResource { group, resource: kind };
         let details = Details { name: name.into(), group: group.into(), kind: kind.into(), causes, ..Details::default() };
-        Self {
-            code: 422,
-            reason: "Invalid".into(),
-            message: format!("{gk} {name:?} is invalid: {list}"),
-            details: Some(Box::new(details)),
-            continues: None,
-        }
+        Self { details: Some(Box::new(details)), ..Self::new(422, "Invalid", format!("{gk} {name:?} is invalid: {list}")) }
     }
 
     /// 500: the server failed.
     pub fn internal(why: impl fmt::Display) -> Self {
-        let details = Details {
-            causes: vec![Cause { message: why.to_string(), ..Cause::default() }],
-            ..Details::default()
-        };
+        let details = Details { causes: vec![Cause { message: why.to_string(), ..Cause::default() }], ..Details::default() };
         let message = format!("Internal error occurred: {why}");
         Self { details: Some(Box::new(details)), ..Self::new(500, "InternalError", message) }
     }
@@ -190,31 +178,20 @@ impl Status {
     }
 }
 
+/// The members that say something.
+fn filled<const N: usize>(members: [(&str, &String); N]) -> Map<String, Value> {
+    members.into_iter().filter(|(_, text)| !text.is_empty()).map(|(key, text)| (key.to_owned(), text.as_str().into())).collect()
+}
+
 impl Details {
     fn to_value(&self) -> Value {
-        let mut map = Map::new();
-        for (key, text) in [("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)] {
-            if !text.is_empty() {
-                map.insert(key.into(), text.as_str().into());
-            }
-        }
+        let mut map = filled([("name", &self.name), ("group", &self.group), ("kind", &self.kind), ("uid", &self.uid)]);
         if !self.causes.is_empty() {
-            map.insert("causes".into(), self.causes.iter().map(Cause::to_value).collect());
+            let causes = self.causes.iter().map(|c| filled([("reason", &c.reason), ("message", &c.message), ("field", &c.field)]));
+            map.insert("causes".into(), causes.map(Value::Object).collect());
         }
         if self.retry_after_seconds > 0 {
             map.insert("retryAfterSeconds".into(), self.retry_after_seconds.into());
-        }
-        Value::Object(map)
-    }
-}
-
-impl Cause {
-    fn to_value(&self) -> Value {
-        let mut map = Map::new();
-        for (key, text) in [("reason", &self.reason), ("message", &self.message), ("field", &self.field)] {
-            if !text.is_empty() {
-                map.insert(key.into(), text.as_str().into());
-            }
         }
         Value::Object(map)
     }

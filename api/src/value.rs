@@ -9,6 +9,16 @@ pub fn at<'a>(value: &'a Value, path: &[&str]) -> &'a Value {
     path.iter().try_fold(value, |v, key| v.get(key)).unwrap_or(&NULL)
 }
 
+/// Whether it is nothing, or a list or an object without content.
+pub fn is_blank(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    }
+}
+
 /// The text at `path`, empty when there is none.
 pub fn text<'a>(value: &'a Value, path: &[&str]) -> &'a str {
     at(value, path).as_str().unwrap_or("")

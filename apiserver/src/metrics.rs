@@ -320,7 +320,7 @@ impl Metrics {
         }
         head(out, "apiserver_requested_deprecated_apis", "gauge", "[STABLE] Deprecated APIs that have been requested");
         // None of them is to be removed in a release that is known.
-        let deprecated = requests.sizes.keys().filter(|a| a.group.is_empty() && skiff_api::resource::DEPRECATED.iter().any(|(plural, _)| *plural == a.resource));
+        let deprecated = requests.sizes.keys().filter(|a| skiff_api::resource::deprecation(&a.group, &a.resource).is_some());
         for (resource, subresource) in deprecated.map(|about| (&about.resource, &about.subresource)).collect::<BTreeSet<_>>() {
             let labels = format!("group=\"\",removed_release=\"\",resource=\"{resource}\",subresource=\"{subresource}\",version=\"v1\"");
             let _ = writeln!(out, "apiserver_requested_deprecated_apis{{{labels}}} 1");

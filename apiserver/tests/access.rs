@@ -411,7 +411,7 @@ async fn the_audit_log_tells_what_the_policy_wants() {
     assert_eq!((&refused["responseStatus"]["code"], &refused["responseStatus"]["reason"], &refused["annotations"]["authorization.k8s.io/decision"]), (&json!(403), &json!("Forbidden"), &json!("forbid")));
     assert!(refused["requestObject"].is_null() && refused["responseObject"].is_null());
     assert_eq!((&events[2]["stage"], &events[2]["responseStatus"]["message"]), (&json!("ResponseStarted"), &json!("Authentication failed, attempted: bearer")));
-    assert_eq!((&events[3]["stage"], &events[4]["stage"], &events[3]["auditID"] == &events[4]["auditID"]), (&json!("ResponseStarted"), &json!("ResponseComplete"), true));
+    assert_eq!((&events[3]["stage"], &events[4]["stage"], events[3]["auditID"] == events[4]["auditID"]), (&json!("ResponseStarted"), &json!("ResponseComplete"), true));
 }
 
 #[tokio::test]

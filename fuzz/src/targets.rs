@@ -16,8 +16,11 @@ use skiff_api::quantity::Quantity;
 use skiff_api::resource::{self, Resource};
 use skiff_api::{cbor, defaults, json, protobuf};
 
+/// A target.
+pub type Target = fn(&[u8]);
+
 /// All targets, by name.
-pub const ALL: &[(&str, fn(&[u8]))] = &[
+pub const ALL: &[(&str, Target)] = &[
     ("json", decode_json),
     ("yaml", decode_yaml),
     ("protobuf", decode_protobuf),

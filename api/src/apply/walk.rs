@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::set::{FieldSet, shown};
 use crate::schema::{Kind, List, ListType, Schema};
+use crate::value::is_blank;
 
 /// How a value of a schema is walked.
 enum Shape<'a> {
@@ -199,15 +200,6 @@ fn diff(schema: &Schema, old: Option<&Value>, new: Option<&Value>, path: &mut Ve
         (None, _) => out.added.insert(path),
         (_, None) => out.removed.insert(path),
         _ => {}
-    }
-}
-
-fn is_blank(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Object(map) => map.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        _ => false,
     }
 }
 

@@ -14,9 +14,6 @@ use crate::field::Error;
 use crate::names;
 use crate::value::{at, items, text};
 
-/// How long the text of a `messageExpression` may be, in bytes.
-const MAX_MESSAGE: usize = 5 * 1024;
-
 fn request_type() -> Type {
     let gvk = |name: &str, last: &str| Type::object(name, [("group", Type::String), ("version", Type::String), (last, Type::String)]);
     let (kind, resource) = (gvk("kubernetes.GroupVersionKind", "kind"), gvk("kubernetes.GroupVersionResource", "resource"));
@@ -482,16 +479,10 @@ pub fn type_check(spec: &Value, objects: &[(String, Type)], params: Option<&Type
 impl Validation {
     /// What is said of a refusal. `made` is what the expression for that has made.
     fn message(&self, made: Option<Result<Val<'_>, Failure>>) -> String {
-        if let Some(Ok(Val::Str(text))) = made {
-            let text = text.trim();
-            if !text.is_empty() && text.len() <= MAX_MESSAGE && !text.contains('\n') {
-                return text.to_owned();
-            }
-        }
-        match self.message.trim() {
+        super::message(made.and_then(Result::ok)).unwrap_or_else(|| match self.message.trim() {
             "" => format!("failed expression: {}", self.expression.source.trim()),
             message => message.to_owned(),
-        }
+        })
     }
 }
 

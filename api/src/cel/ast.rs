@@ -108,44 +108,27 @@ impl Expr {
     }
 }
 
-/// Visits what stands directly below, to change it.
-pub(super) fn each_child_mut(node: &mut Node, f: &mut dyn FnMut(&mut Expr)) {
-    match node {
-        Node::Literal(_) | Node::Ident(_) => {}
-        Node::Select { of, .. } | Node::Has { of, .. } => f(of),
-        Node::Call { args, .. } | Node::And(args) | Node::Or(args) => args.iter_mut().for_each(f),
-        Node::Ternary(parts) => parts.iter_mut().for_each(f),
-        Node::List(items) => items.iter_mut().for_each(|(item, _)| f(item)),
-        Node::Map(entries) => entries.iter_mut().for_each(|(key, value, _)| {
-            f(key);
-            f(value);
-        }),
-        Node::Struct { fields, .. } => fields.iter_mut().for_each(|(_, value, _)| f(value)),
-        Node::Macro(m) => {
-            f(&mut m.range);
-            m.filter.iter_mut().for_each(&mut *f);
-            f(&mut m.body);
+/// Visits what stands directly below: to read it (`iter`), or to change it (`iter_mut`).
+macro_rules! each_child {
+    ($name:ident, $iter:ident $(, $mut:tt)?) => {
+        pub(super) fn $name(node: &$($mut)? Node, f: &mut dyn FnMut(&$($mut)? Expr)) {
+            match node {
+                Node::Literal(_) | Node::Ident(_) => {}
+                Node::Select { of, .. } | Node::Has { of, .. } => f(of),
+                Node::Call { args, .. } | Node::And(args) | Node::Or(args) => args.$iter().for_each(f),
+                Node::Ternary(parts) => parts.$iter().for_each(f),
+                Node::List(items) => items.$iter().for_each(|(item, _)| f(item)),
+                Node::Map(entries) => entries.$iter().for_each(|(key, value, _)| [key, value].into_iter().for_each(&mut *f)),
+                Node::Struct { fields, .. } => fields.$iter().for_each(|(_, value, _)| f(value)),
+                Node::Macro(m) => {
+                    f(&$($mut)? m.range);
+                    m.filter.$iter().for_each(&mut *f);
+                    f(&$($mut)? m.body);
+                }
+            }
         }
-    }
+    };
 }
 
-/// Visits what stands directly below.
-pub(super) fn each_child(node: &Node, f: &mut dyn FnMut(&Expr)) {
-    match node {
-        Node::Literal(_) | Node::Ident(_) => {}
-        Node::Select { of, .. } | Node::Has { of, .. } => f(of),
-        Node::Call { args, .. } | Node::And(args) | Node::Or(args) => args.iter().for_each(f),
-        Node::Ternary(parts) => parts.iter().for_each(f),
-        Node::List(items) => items.iter().for_each(|(item, _)| f(item)),
-        Node::Map(entries) => entries.iter().for_each(|(key, value, _)| {
-            f(key);
-            f(value);
-        }),
-        Node::Struct { fields, .. } => fields.iter().for_each(|(_, value, _)| f(value)),
-        Node::Macro(m) => {
-            f(&m.range);
-            m.filter.iter().for_each(&mut *f);
-            f(&m.body);
-        }
-    }
-}
+each_child!(each_child, iter);
+each_child!(each_child_mut, iter_mut, mut);

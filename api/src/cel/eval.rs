@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::ast::{Expr, Macro, MacroKind, Node};
-use super::lib::{self, Regexes};
+use super::lib::{self, Regexes, no_overload};
 use super::value::{Key, Val};
 use super::{Activation, Fault};
 
@@ -21,10 +21,6 @@ pub(super) struct Evaluator<'e, 'a> {
     pub cost: u64,
     pub limit: u64,
     pub locals: Vec<(&'e str, Val<'a>)>,
-}
-
-fn no_overload<T>() -> Result<T, Fault> {
-    Err(Fault::error("no such overload"))
 }
 
 /// Conversions, which of a literal are made when the expression is compiled.

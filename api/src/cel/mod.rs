@@ -29,6 +29,7 @@ use std::fmt;
 pub use device::{SelectorFault, selector};
 pub use functions::{AUTHORIZER, RESOURCE_CHECK};
 pub use lib::opaque::{Authorizer, Check, Decision, Opaque, Query};
+pub(crate) use lib::numbers::Semver;
 pub use names::escape;
 pub use rules::Rules;
 pub use types::{ListKind, ObjectType, Type};
@@ -187,6 +188,15 @@ impl Program {
         let result = evaluator.eval(&self.expr);
         (result, evaluator.cost)
     }
+}
+
+/// How long the text that a `messageExpression` makes may be, in bytes.
+const MAX_MESSAGE: usize = 5 * 1024;
+
+/// What a `messageExpression` has made, if that can be shown.
+fn message(made: Option<Val<'_>>) -> Option<String> {
+    let Some(Val::Str(text)) = made else { return None };
+    Some(text.trim()).filter(|text| !text.is_empty() && text.len() <= MAX_MESSAGE && !text.contains('\n')).map(str::to_owned)
 }
 
 /// The type as it is declared, where cel-go's other messages have a shorter name.

@@ -8,9 +8,6 @@ use super::{Activation, BUDGET, Env, Fault, Program, Type, Val};
 use crate::field::{Error, ErrorType};
 use crate::value::{items, text};
 
-/// How long the text that a `messageExpression` makes may be, in bytes.
-const MAX_MESSAGE: usize = 5 * 1024;
-
 /// The rules of a schema, at every depth.
 #[derive(Debug, Default)]
 pub struct Rules(Option<Node>);
@@ -368,11 +365,8 @@ impl Run {
                 return Err(format!("{why}: {source:?}"));
             }
             self.budget = left;
-            if let Ok(Val::Str(text)) = result {
-                let text = text.trim();
-                if !text.is_empty() && text.len() <= MAX_MESSAGE && !text.contains('\n') {
-                    return Ok(text.to_owned());
-                }
+            if let Some(text) = super::message(result.ok()) {
+                return Ok(text);
             }
         }
         Ok(if rule.message.is_empty() { format!("failed rule: {}", rule.shown) } else { rule.message.clone() })

@@ -181,9 +181,7 @@ impl Writer<'_> {
             }
             _ if object.property("metadata").is_some_and(|p| p.schema.go_type == "v1.ObjectMeta") => self.embedding(object, &whole),
             _ => {
-                let mut ordered: Vec<&Property> = object.properties.iter().collect();
-                ordered.sort_by_key(|p| p.position);
-                self.fields(ordered.into_iter().map(|p| (go_name(p), p, &whole)).collect());
+                self.fields(ordered(object).into_iter().map(|p| (go_name(p), p, &whole)).collect());
             }
         }
     }
@@ -197,10 +195,15 @@ impl Writer<'_> {
                 self.pod_security(&property.schema, holder);
                 continue;
             }
-            let pointer = matches!(property.presence, Presence::Given | Presence::AlwaysNull);
-            self.value(&property.schema, holder.get(property.name.as_ref()).unwrap_or(&Value::Null), pointer);
+            self.field(property, holder);
         }
         self.close('}', fields.is_empty());
+    }
+
+    /// What the holder has in the field.
+    fn field(&mut self, property: &Property, holder: &Value) {
+        let pointer = matches!(property.presence, Presence::Given | Presence::AlwaysNull);
+        self.value(&property.schema, holder.get(property.name.as_ref()).unwrap_or(&Value::Null), pointer);
     }
 
     /// The internal security context holds some fields of the spec too.
@@ -217,9 +220,9 @@ impl Writer<'_> {
     /// The metadata of an object or a template is embedded, so its fields stand beside the others.
     fn embedding(&mut self, object: &Object, whole: &Value) {
         self.open('{');
-        let metadata = object.property("metadata").map_or(Schema::any(), |p| &p.schema);
+        let metadata = object.property("metadata").and_then(|p| if let Kind::Object(meta) = &p.schema.kind { Some(meta) } else { None });
         let mut first = true;
-        for property in ordered(metadata) {
+        for property in metadata.into_iter().flat_map(ordered) {
             if let Some(value) = whole["metadata"].get(property.name.as_ref()) {
                 self.item(first);
                 first = false;
@@ -227,22 +230,17 @@ impl Writer<'_> {
                 self.value(&property.schema, value, true);
             }
         }
-        let mut rest: Vec<&Property> = object.properties.iter().filter(|p| !matches!(p.name.as_ref(), "metadata" | "kind" | "apiVersion")).collect();
-        rest.sort_by_key(|p| p.position);
-        for property in rest {
+        for property in ordered(object).into_iter().filter(|p| !matches!(p.name.as_ref(), "metadata" | "kind" | "apiVersion")) {
             self.item(first);
             first = false;
             self.key(&go_name(property));
-            let pointer = matches!(property.presence, Presence::Given | Presence::AlwaysNull);
-            self.value(&property.schema, whole.get(property.name.as_ref()).unwrap_or(&Value::Null), pointer);
+            self.field(property, whole);
         }
         self.close('}', first);
     }
 
     fn tagged(&mut self, object: &Object, map: &Map<String, Value>) {
-        let mut ordered: Vec<&Property> = object.properties.iter().collect();
-        ordered.sort_by_key(|p| p.position);
-        let present = ordered.into_iter().filter_map(|p| Some((p, map.get(p.name.as_ref())?)));
+        let present = ordered(object).into_iter().filter_map(|p| Some((p, map.get(p.name.as_ref())?)));
         self.open('{');
         for (i, (property, value)) in present.enumerate() {
             self.item(i == 0);
@@ -253,8 +251,7 @@ impl Writer<'_> {
     }
 }
 
-fn ordered(schema: &Schema) -> Vec<&Property> {
-    let Kind::Object(object) = &schema.kind else { return Vec::new() };
+fn ordered(object: &Object) -> Vec<&Property> {
     let mut properties: Vec<&Property> = object.properties.iter().collect();
     properties.sort_by_key(|p| p.position);
     properties

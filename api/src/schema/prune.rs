@@ -337,7 +337,6 @@ fn is_int32(number: &serde_json::Number) -> bool {
     number.as_i64().is_some_and(|n| i32::try_from(n).is_ok())
 }
 
-/// Go's word for a JSON value.
 /// What Go calls a JSON value of this sort.
 pub fn shown_value(value: &Value) -> &'static str {
     match value {

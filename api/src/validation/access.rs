@@ -14,9 +14,7 @@ const GROUP: &str = "rbac.authorization.k8s.io";
 fn rules(e: &mut Errors, role: &At, namespaced: bool) {
     for rule in role.at("rules").items() {
         let urls = rule.at("nonResourceURLs");
-        if rule.at("verbs").is_empty() {
-            e.required(&rule.at("verbs"), "verbs must contain at least one value");
-        }
+        e.wanted(&rule.at("verbs"), "verbs must contain at least one value");
         if !urls.is_empty() {
             if namespaced {
                 e.invalid(&urls, "namespaced rules cannot apply to non-resource URLs");
@@ -26,27 +24,16 @@ fn rules(e: &mut Errors, role: &At, namespaced: bool) {
             }
             continue;
         }
-        if rule.at("apiGroups").is_empty() {
-            e.required(&rule.at("apiGroups"), "resource rules must supply at least one api group");
-        }
-        if rule.at("resources").is_empty() {
-            e.required(&rule.at("resources"), "resource rules must supply at least one resource");
-        }
+        e.wanted(&rule.at("apiGroups"), "resource rules must supply at least one api group");
+        e.wanted(&rule.at("resources"), "resource rules must supply at least one resource");
     }
 }
 
 pub(super) fn role(e: &mut Errors, role: &At) {
-    meta::object_meta(e, role, true, meta::path_segment);
     rules(e, role, true);
 }
 
-pub(super) fn role_update(e: &mut Errors, new: &At, old: &Value) {
-    role(e, new);
-    meta::meta_update(e, new, old);
-}
-
 pub(super) fn cluster_role(e: &mut Errors, role: &At) {
-    meta::object_meta(e, role, false, meta::path_segment);
     rules(e, role, false);
     let selectors = role.at("aggregationRule.clusterRoleSelectors");
     if role.at("aggregationRule").is_set() && selectors.is_empty() {
@@ -61,11 +48,6 @@ pub(super) fn cluster_role(e: &mut Errors, role: &At) {
     }
 }
 
-pub(super) fn cluster_role_update(e: &mut Errors, new: &At, old: &Value) {
-    cluster_role(e, new);
-    meta::meta_update(e, new, old);
-}
-
 pub(super) fn role_binding(e: &mut Errors, object: &At) {
     binding(e, object, true);
 }
@@ -75,7 +57,6 @@ pub(super) fn cluster_role_binding(e: &mut Errors, object: &At) {
 }
 
 fn binding(e: &mut Errors, object: &At, namespaced: bool) {
-    meta::object_meta(e, object, namespaced, meta::path_segment);
     let role = object.at("roleRef");
     let kinds: &[&str] = if namespaced { &["Role", "ClusterRole"] } else { &["ClusterRole"] };
     e.maybe_one_of(&role.at("apiGroup"), &[GROUP]);
@@ -101,25 +82,14 @@ fn binding(e: &mut Errors, object: &At, namespaced: bool) {
     }
 }
 
-fn binding_update(e: &mut Errors, new: &At, old: &Value, namespaced: bool) {
-    binding(e, new, namespaced);
-    meta::meta_update(e, new, old);
+pub(super) fn binding_update(e: &mut Errors, new: &At, old: &Value) {
     if meta::changed(new, old, "roleRef") {
         let role = new.at("roleRef");
         e.invalid(&role, "cannot change roleRef");
     }
 }
 
-pub(super) fn role_binding_update(e: &mut Errors, new: &At, old: &Value) {
-    binding_update(e, new, old, true);
-}
-
-pub(super) fn cluster_role_binding_update(e: &mut Errors, new: &At, old: &Value) {
-    binding_update(e, new, old, false);
-}
-
 pub(super) fn signing_request(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, false, meta::path_segment);
     let spec = object.at("spec");
     let request = spec.at("request");
     let bytes = STANDARD.decode(request.str()).unwrap_or_default();
@@ -139,9 +109,7 @@ pub(super) fn signing_request(e: &mut Errors, object: &At) {
     e.unique(usages.items());
     signer_name(e, &spec.at("signerName"));
     let seconds = spec.at("expirationSeconds");
-    if seconds.int().is_some_and(|s| s < 600) {
-        e.invalid(&seconds, "may not specify a duration less than 600 seconds (10 minutes)");
-    }
+    e.at_least(&seconds, 600, "may not specify a duration less than 600 seconds (10 minutes)");
 }
 
 fn signer_name(e: &mut Errors, at: &At) {
@@ -178,7 +146,6 @@ pub(super) fn signing_request_approval(e: &mut Errors, new: &At, old: &Value) {
 /// stay.
 fn signing_request_change(e: &mut Errors, new: &At, old: &Value, certified: bool, judged: bool) {
     const JUDGED: [&str; 2] = ["Approved", "Denied"];
-    signing_request(e, new);
     let (conditions, was) = (new.at("status.conditions"), At::root(old).at("status.conditions"));
     let types = |list: &At| list.items().map(|c| c.at("type").str().to_owned()).collect::<Vec<_>>();
     let (before, repeated) = (types(&was), |all: &[String]| (1..all.len()).any(|i| all[..i].contains(&all[i])));
@@ -222,7 +189,6 @@ fn signing_request_change(e: &mut Errors, new: &At, old: &Value, certified: bool
             e.forbidden(&certificate, "updates may not modify existing certificate content");
         }
     }
-    meta::meta_update(e, new, old);
 }
 
 /// What an access review asks about: a resource or a path, and by whom where that isn't the one who asks.
@@ -249,13 +215,7 @@ fn review(e: &mut Errors, review: &At, by_another: bool, metadata: &str) {
         for requirement in requirements.items() {
             let (key, values) = (requirement.at("key"), requirement.at("values"));
             // Operators that a newer client knows are let pass.
-            match requirement.at("operator").str() {
-                "In" | "NotIn" if values.is_empty() => e.required(&values, "must be specified when `operator` is 'In' or 'NotIn'"),
-                "Exists" | "DoesNotExist" if !values.is_empty() => {
-                    e.forbidden(&values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
-                }
-                _ => {}
-            }
+            meta::operator_values(e, &requirement);
             if name == "labelSelector" {
                 e.form(&key, names::qualified_name);
                 values.items().for_each(|value| e.form(&value, names::label_value));
@@ -293,5 +253,3 @@ pub(super) fn local_access_review(e: &mut Errors, object: &At) {
     review(e, object, true, "must be empty except for namespace");
 }
 
-/// Other reviews are judged by what they ask.
-pub(super) fn any_review(_: &mut Errors, _: &At) {}

@@ -8,6 +8,7 @@ use crate::field::Error;
 use crate::names;
 use crate::quantity::Quantity;
 use crate::schema::{Presence, Schema};
+use crate::value::is_blank;
 
 static NULL: Value = Value::Null;
 
@@ -101,12 +102,7 @@ impl<'a> At<'a> {
 
     /// Whether nothing stands here, or something without content.
     pub fn is_empty(&self) -> bool {
-        match self.value {
-            Value::Null => true,
-            Value::String(text) => text.is_empty(),
-            Value::Array(_) | Value::Object(_) => self.len() == 0,
-            _ => false,
-        }
+        is_blank(self.value) || self.value == ""
     }
 
     pub fn str(&self) -> &'a str {
@@ -177,6 +173,21 @@ impl Errors {
         self.push(Error::too_long(&at.path, max));
     }
 
+    /// A text of so many bytes at the most.
+    pub fn no_longer(&mut self, at: &At, max: usize) {
+        if at.str().len() > max {
+            self.too_long(at, max);
+        }
+    }
+
+    /// Whether there are more items than that, which is an error.
+    pub fn too_many(&mut self, list: &At, max: usize) -> bool {
+        if list.len() > max {
+            self.push(Error::too_many(&list.path, list.len(), max));
+        }
+        list.len() > max
+    }
+
     pub fn immutable(&mut self, at: &At) {
         self.invalid(at, "field is immutable");
     }
@@ -190,8 +201,18 @@ impl Errors {
 
     /// A text (the empty one where nothing stands) of the form that the rule checks.
     pub fn form(&mut self, at: &At, rule: fn(&str) -> Vec<String>) {
-        for fault in rule(at.str()) {
-            self.invalid_value(at, at.str(), fault);
+        self.text_form(at, at.str(), rule);
+    }
+
+    /// A text of this place, though not all that stands there, of the form that the rule checks.
+    pub fn text_form(&mut self, at: &At, text: &str, rule: fn(&str) -> Vec<String>) {
+        rule(text).into_iter().for_each(|fault| self.invalid_value(at, text, fault));
+    }
+
+    /// A text, empty or not, of the form that the rule checks, where there is one.
+    pub fn given_form(&mut self, at: &At, rule: fn(&str) -> Vec<String>) {
+        if at.is_set() {
+            self.form(at, rule);
         }
     }
 
@@ -211,10 +232,15 @@ impl Errors {
         }
     }
 
-    /// A text that must be there.
+    /// Something must stand here, and not be empty.
     pub fn filled(&mut self, at: &At) {
+        self.wanted(at, "");
+    }
+
+    /// The same, with a word on why.
+    pub fn wanted(&mut self, at: &At, detail: &str) {
         if at.is_empty() {
-            self.required(at, "");
+            self.required(at, detail);
         }
     }
 
@@ -235,8 +261,27 @@ impl Errors {
     }
 
     pub fn non_negative(&mut self, at: &At) {
-        if at.int().is_some_and(|n| n < 0) {
-            self.invalid(at, "must be greater than or equal to 0");
+        self.at_least(at, 0, "must be greater than or equal to 0");
+    }
+
+    /// A number, where there is one, of at least that.
+    pub fn at_least(&mut self, at: &At, low: i64, detail: &str) {
+        if at.int().is_some_and(|n| n < low) {
+            self.invalid(at, detail);
+        }
+    }
+
+    /// A number, where it is missing 0, of at most that.
+    pub fn at_most(&mut self, at: &At, high: i64, detail: impl Into<String>) {
+        if at.number() > high {
+            self.invalid(at, detail);
+        }
+    }
+
+    /// A number, where it is missing 0, above 0.
+    pub fn positive(&mut self, at: &At, detail: &str) {
+        if at.number() <= 0 {
+            self.invalid_value(at, at.number(), detail);
         }
     }
 
@@ -312,6 +357,13 @@ impl Errors {
         }
     }
 
+    /// A text that hasn't been `seen` before.
+    pub fn once<'a>(&mut self, at: &At<'a>, seen: &mut HashSet<&'a str>) {
+        if !seen.insert(at.str()) {
+            self.duplicate(at);
+        }
+    }
+
     /// Each of the texts of a list at most once. What is empty is wrong for that already.
     pub fn unique<'a>(&mut self, items: impl Iterator<Item = At<'a>>) {
         let mut seen = HashSet::new();
@@ -340,19 +392,13 @@ impl Errors {
 
 /// Equal, an empty list or map being as good as none.
 pub(super) fn same(a: &Value, b: &Value) -> bool {
-    let blank = |v: &Value| match v {
-        Value::Null => true,
-        Value::Array(items) => items.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        _ => false,
-    };
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
-            let shared = x.iter().all(|(key, value)| y.get(key).map_or_else(|| blank(value), |other| same(value, other)));
-            shared && y.iter().all(|(key, value)| x.contains_key(key) || blank(value))
+            let shared = x.iter().all(|(key, value)| y.get(key).map_or_else(|| is_blank(value), |other| same(value, other)));
+            shared && y.iter().all(|(key, value)| x.contains_key(key) || is_blank(value))
         }
         (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(a, b)| same(a, b)),
-        _ => a == b || blank(a) && blank(b),
+        _ => a == b || is_blank(a) && is_blank(b),
     }
 }
 

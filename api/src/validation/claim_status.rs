@@ -31,7 +31,6 @@ fn id<'a>(device: &At<'a>) -> [&'a Value; 4] {
 }
 
 pub(super) fn update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     let (status, was) = (new.at("status"), At::root(old).at("status"));
     let (users, allocation) = (status.at("reservedFor"), status.at("allocation"));
     set(e, &users, MAX_USERS, "uid", |e, user| ["resource", "name", "uid"].iter().for_each(|field| e.filled(&user.at(field))));
@@ -86,9 +85,7 @@ fn device(e: &mut Errors, device: &At, given: bool) {
         e.push(Error { value: Some(format!("{{{}}}", parts.join(","))), ..Error::invalid(&device.path, Value::Null, "must be an allocated device in the claim") });
     }
     let conditions = device.at("conditions");
-    if conditions.len() > MAX_CONDITIONS {
-        e.push(Error::too_many(&conditions.path, conditions.len(), MAX_CONDITIONS));
-    }
+    e.too_many(&conditions, MAX_CONDITIONS);
     meta::conditions(e, &conditions);
     let data = device.at("data");
     if data.is_set() && data.value.to_string().len() > MAX_DATA {

@@ -7,29 +7,14 @@ use super::{meta, pod, resources, scheduling};
 use crate::field::Error;
 use crate::names;
 
+pub(super) fn autoscaler_status(e: &mut Errors, new: &At) {
+    ["currentReplicas", "desiredReplicas"].into_iter().for_each(|field| e.non_negative(&new.at("status").at(field)));
+}
+
 pub(super) fn autoscaler(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
-    autoscaler_spec(e, object);
-}
-
-pub(super) fn autoscaler_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    autoscaler_spec(e, new);
-}
-
-pub(super) fn autoscaler_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    for field in ["currentReplicas", "desiredReplicas"] {
-        e.non_negative(&new.at("status").at(field));
-    }
-}
-
-fn autoscaler_spec(e: &mut Errors, object: &At) {
     let spec = object.at("spec");
     let (min, max) = (spec.at("minReplicas"), spec.at("maxReplicas"));
-    if min.int().is_some_and(|n| n < 1) {
-        e.invalid(&min, "must be greater than or equal to 1");
-    }
+    e.at_least(&min, 1, "must be greater than or equal to 1");
     if max.number() < 1 {
         e.required(&max, "must be set and greater than 0");
     }
@@ -53,9 +38,7 @@ fn autoscaler_spec(e: &mut Errors, object: &At) {
 }
 
 fn scale_target(e: &mut Errors, at: &At, needs_group: bool) {
-    for field in ["kind", "name"].map(|f| at.at(f)) {
-        e.required_form(&field, names::path_segment);
-    }
+    ["kind", "name"].iter().for_each(|f| e.required_form(&at.at(f), names::path_segment));
     let version = at.at("apiVersion");
     if version.str().matches('/').count() > 1 {
         e.invalid(&version, format!("unexpected GroupVersion string: {}", version.str()));
@@ -76,9 +59,7 @@ fn metric_spec(e: &mut Errors, metric: &At) {
     let kind = metric.at("type");
     let kinds = ["ContainerResource", "External", "Object", "Pods", "Resource"];
     let known = kinds.contains(&kind.str());
-    if kind.is_empty() {
-        e.required(&kind, "must specify a metric source type");
-    }
+    e.wanted(&kind, "must specify a metric source type");
     let unknown = || Error::not_supported(&kind.path, kind.str(), &kinds);
     if !known {
         e.push(unknown());
@@ -113,9 +94,7 @@ fn metric_source(e: &mut Errors, kind: &str, source: &At) {
                 resources::container_name(e, &name, name.str());
             }
             if kind == "containerResource" {
-                if container.is_empty() {
-                    e.required(&container, "must specify a container");
-                }
+                e.wanted(&container, "must specify a container");
                 e.optional_form(&container, names::dns_label);
             }
         }
@@ -124,9 +103,7 @@ fn metric_source(e: &mut Errors, kind: &str, source: &At) {
                 scale_target(e, &source.at("describedObject"), false);
             }
             let name = source.at("metric.name");
-            if name.is_empty() {
-                e.required(&name, "must specify a metric name");
-            }
+            e.wanted(&name, "must specify a metric name");
             e.optional_form(&name, names::path_segment);
         }
     }
@@ -149,9 +126,7 @@ fn metric_source(e: &mut Errors, kind: &str, source: &At) {
 
 fn metric_target(e: &mut Errors, target: &At) {
     let kind = target.at("type");
-    if kind.is_empty() {
-        e.required(&kind, "must specify a metric target type");
-    }
+    e.wanted(&kind, "must specify a metric target type");
     if !matches!(kind.str(), "Utilization" | "Value" | "AverageValue") {
         e.invalid_value(&kind, kind.str(), "must be either Utilization, Value, or AverageValue");
     }
@@ -160,54 +135,30 @@ fn metric_target(e: &mut Errors, target: &At) {
             e.invalid(&amount, "must be positive");
         }
     }
-    if target.at("averageUtilization").int().is_some_and(|n| n < 1) {
-        e.invalid(&target.at("averageUtilization"), "must be greater than 0");
-    }
+    e.at_least(&target.at("averageUtilization"), 1, "must be greater than 0");
 }
 
 fn scaling_rules(e: &mut Errors, rules: &At) {
     let window = rules.at("stabilizationWindowSeconds");
-    if window.int().is_some_and(|n| n < 0) {
-        e.invalid(&window, "must be greater than or equal to zero");
-    }
-    if window.int().is_some_and(|n| n > 3600) {
-        e.invalid(&window, "must be less than or equal to 3600");
-    }
+    e.at_least(&window, 0, "must be greater than or equal to zero");
+    e.at_most(&window, 3600, "must be less than or equal to 3600");
     e.maybe_one_of(&rules.at("selectPolicy"), &["Disabled", "Max", "Min"]);
     let policies = rules.at("policies");
-    if policies.is_empty() {
-        e.required(&policies, "must specify at least one Policy");
-    }
+    e.wanted(&policies, "must specify at least one Policy");
     for policy in policies.items() {
         e.maybe_one_of(&policy.at("type"), &["Percent", "Pods"]);
-        for field in ["value", "periodSeconds"].map(|f| policy.at(f)) {
-            if field.number() <= 0 {
-                e.invalid_value(&field, field.number(), "must be greater than zero");
-            }
-        }
-        if policy.at("periodSeconds").number() > 1800 {
-            e.invalid(&policy.at("periodSeconds"), "must be less than or equal to 1800");
-        }
+        ["value", "periodSeconds"].iter().for_each(|f| e.positive(&policy.at(f), "must be greater than zero"));
+        e.at_most(&policy.at("periodSeconds"), 1800, "must be less than or equal to 1800");
     }
     e.non_negative_quantity(&rules.at("tolerance"));
 }
 
 pub(super) fn scale(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
     e.non_negative(&object.at("spec.replicas"));
 }
 
 pub(super) fn budget(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::path_segment);
-    budget_spec(e, &object.at("spec"));
-}
-
-pub(super) fn budget_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    budget_spec(e, &new.at("spec"));
-}
-
-fn budget_spec(e: &mut Errors, spec: &At) {
+    let spec = &object.at("spec");
     let counts = ["minAvailable", "maxUnavailable"].map(|f| spec.at(f));
     if counts.iter().all(At::is_set) {
         e.invalid(spec, "minAvailable and maxUnavailable cannot be both set");
@@ -220,8 +171,7 @@ fn budget_spec(e: &mut Errors, spec: &At) {
     e.maybe_one_of(&spec.at("unhealthyPodEvictionPolicy"), &["AlwaysAllow", "IfHealthyBudget"]);
 }
 
-pub(super) fn budget_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
+pub(super) fn budget_status(e: &mut Errors, new: &At) {
     meta::conditions(e, &new.at("status.conditions"));
     for field in ["disruptionsAllowed", "currentHealthy", "desiredHealthy", "expectedPods"] {
         e.non_negative(&new.at("status").at(field));
@@ -229,8 +179,7 @@ pub(super) fn budget_status(e: &mut Errors, new: &At, old: &Value) {
 }
 
 /// The status of what flow control knows: conditions whose types are told apart by name alone.
-pub(super) fn flow_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
+pub(super) fn flow_status(e: &mut Errors, new: &At) {
     let kinds: Vec<At> = new.at("status.conditions").items().map(|c| c.at("type")).collect();
     for (i, kind) in kinds.iter().enumerate() {
         if kinds[..i].iter().any(|other| other.str() == kind.str()) {
@@ -245,7 +194,6 @@ const SYSTEM_PRIORITIES: [(&str, i64); 2] = [("system-cluster-critical", 2_000_0
 const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
 
 pub(super) fn priority_class(e: &mut Errors, class: &At) {
-    meta::object_meta(e, class, false, meta::subdomain);
     let (name, value) = (class.at("metadata.name"), class.at("value"));
     if name.str().starts_with("system-") {
         let known = SYSTEM_PRIORITIES.iter().find(|(known, _)| *known == name.str());
@@ -268,68 +216,40 @@ pub(super) fn priority_class(e: &mut Errors, class: &At) {
 }
 
 pub(super) fn priority_class_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     if meta::changed(new, old, "value") {
         e.forbidden(&new.at("value"), "may not be changed in an update.");
     }
-    e.unchanged(new, old, &["preemptionPolicy"]);
 }
 
 pub(super) fn runtime_class(e: &mut Errors, class: &At) {
-    meta::object_meta(e, class, false, meta::subdomain);
     e.required_form(&class.at("handler"), names::dns_label);
     pod::overhead(e, &class.at("overhead.podFixed").called("overhead"));
     meta::labels(e, &class.at("scheduling.nodeSelector"));
     scheduling::tolerations(e, &class.at("scheduling.tolerations"));
 }
 
-pub(super) fn runtime_class_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    e.unchanged(new, old, &["handler"]);
-}
-
-pub(super) fn lease(e: &mut Errors, lease: &At) {
-    meta::object_meta(e, lease, true, meta::subdomain);
-    lease_spec(e, &lease.at("spec"));
-}
-
-pub(super) fn lease_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    lease_spec(e, &new.at("spec"));
-}
-
-fn lease_spec(e: &mut Errors, spec: &At) {
+pub(super) fn lease(e: &mut Errors, object: &At) {
+    let spec = &object.at("spec");
     let duration = spec.at("leaseDurationSeconds");
-    if duration.int().is_some_and(|n| n <= 0) {
-        e.invalid(&duration, "must be greater than 0");
-    }
+    e.at_least(&duration, 1, "must be greater than 0");
     e.non_negative(&spec.at("leaseTransitions"));
 }
 
 pub(super) fn flow_schema(e: &mut Errors, schema: &At) {
-    meta::object_meta(e, schema, false, meta::subdomain);
     let spec = schema.at("spec");
     let (level, precedence, method) = (spec.at("priorityLevelConfiguration.name"), spec.at("matchingPrecedence"), spec.at("distinguisherMethod"));
-    if precedence.number() <= 0 {
-        e.invalid_value(&precedence, precedence.number(), "must be a positive value");
-    }
-    if precedence.number() > 10_000 {
-        e.invalid(&precedence, "must not be greater than 10000");
-    }
+    e.positive(&precedence, "must be a positive value");
+    e.at_most(&precedence, 10_000, "must not be greater than 10000");
     if precedence.number() == 1 && schema.at("metadata.name").str() != "exempt" {
         e.invalid(&precedence, "only the schema named 'exempt' may have matchingPrecedence 1");
     }
     if method.is_set() && !matches!(method.at("type").str(), "ByNamespace" | "ByUser") {
         e.unsupported(&method.called(method.below("type")), &["ByNamespace", "ByUser"]);
     }
-    if level.is_empty() {
-        e.required(&level, "must reference a priority level");
-    }
+    e.wanted(&level, "must reference a priority level");
     e.optional_form(&level, names::dns_subdomain);
     for rule in spec.at("rules").items() {
-        if rule.at("subjects").is_empty() {
-            e.required(&rule.at("subjects"), "subjects must contain at least one value");
-        }
+        e.wanted(&rule.at("subjects"), "subjects must contain at least one value");
         rule.at("subjects").items().for_each(|subject| flow_subject(e, &subject));
         if rule.at("resourceRules").is_empty() && rule.at("nonResourceRules").is_empty() {
             e.required(&rule, "at least one of resourceRules and nonResourceRules has to be non-empty");
@@ -355,16 +275,6 @@ pub(super) fn flow_schema(e: &mut Errors, schema: &At) {
             urls.items().filter(|_| !urls.texts().contains(&"*")).for_each(|url| flow_url(e, &url));
         }
     }
-}
-
-pub(super) fn flow_schema_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    flow_schema(e, new);
-}
-
-pub(super) fn priority_level_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    priority_level(e, new);
 }
 
 /// A list that must say something, and nothing beside everything.
@@ -396,9 +306,7 @@ fn flow_subject(e: &mut Errors, subject: &At) {
         if name.str() != "*" {
             e.required_form(&name, names::dns_subdomain);
         }
-        if namespace.is_empty() {
-            e.required(&namespace, "must specify namespace for service account");
-        }
+        e.wanted(&namespace, "must specify namespace for service account");
         e.optional_form(&namespace, names::dns_label);
     } else {
         e.filled(&name);
@@ -424,7 +332,6 @@ fn flow_url(e: &mut Errors, url: &At) {
 }
 
 pub(super) fn priority_level(e: &mut Errors, level: &At) {
-    meta::object_meta(e, level, false, meta::subdomain);
     let spec = level.at("spec");
     let (limited, exempt) = (spec.at("limited"), spec.at("exempt"));
     match spec.at("type").str() {
@@ -445,14 +352,10 @@ pub(super) fn priority_level(e: &mut Errors, level: &At) {
 
 fn limited_level(e: &mut Errors, limited: &At) {
     let shares = limited.at("nominalConcurrencyShares");
-    if shares.int().is_some_and(|n| n < 0) {
-        e.invalid(&shares, "must be a non-negative integer");
-    }
+    e.at_least(&shares, 0, "must be a non-negative integer");
     let (lent, borrowed) = (limited.at("lendablePercent"), limited.at("borrowingLimitPercent"));
     e.in_range(&lent, 0, 100);
-    if borrowed.number() < 0 {
-        e.invalid(&borrowed, "if specified, must be a non-negative integer");
-    }
+    e.at_least(&borrowed, 0, "if specified, must be a non-negative integer");
     let response = limited.at("limitResponse");
     let queuing = response.at("queuing");
     match response.at("type").str() {
@@ -461,9 +364,7 @@ fn limited_level(e: &mut Errors, limited: &At) {
         "Queue" if !queuing.is_set() => e.required(&queuing, "must not be empty if limited.limitResponse.type is Limited"),
         "Queue" => {
             let (queues, hand, length) = (queuing.at("queues"), queuing.at("handSize"), queuing.at("queueLengthLimit"));
-            if length.number() <= 0 {
-                e.invalid_value(&length, length.number(), "must be positive");
-            }
+            e.positive(&length, "must be positive");
             if queues.number() <= 0 {
                 e.invalid_value(&queues, queues.number(), "must be positive");
             } else if queues.number() > 10_000_000 {

@@ -263,14 +263,10 @@ pub(super) fn field_ref(e: &mut Errors, source: &At, allowed: &[&str]) {
     let subscripted = path.str().strip_suffix("']").and_then(|p| p.split_once("['"));
     match subscripted {
         Some(("metadata.annotations", key)) => {
-            for fault in names::qualified_name(&key.to_lowercase()) {
-                e.invalid_value(source, key.to_lowercase(), fault);
-            }
+            e.text_form(source, &key.to_lowercase(), names::qualified_name);
         }
         Some(("metadata.labels", key)) => {
-            for fault in names::qualified_name(key) {
-                e.invalid_value(source, key, fault);
-            }
+            e.text_form(source, key, names::qualified_name);
         }
         Some((other, _)) => e.invalid_value(source, other, "does not support subscript"),
         None if !ENV_FIELDS.contains(&path.str()) && !FILE_FIELDS.contains(&path.str()) => {
@@ -476,9 +472,7 @@ fn running(e: &mut Errors, container: &At, pod: &Pod) {
             e.non_negative(&probe.at(field));
         }
         let (grace, threshold) = (probe.at("terminationGracePeriodSeconds"), probe.at("successThreshold"));
-        if grace.int().is_some_and(|n| n <= 0) {
-            e.invalid(&grace, "must be greater than 0");
-        }
+        e.at_least(&grace, 1, "must be greater than 0");
         if name == "readinessProbe" {
             if grace.is_set() {
                 e.invalid(&grace, "must not be set for readinessProbes");

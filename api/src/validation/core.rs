@@ -17,18 +17,17 @@ fn decoded_len(at: &At) -> usize {
 }
 
 pub(super) fn config_map(e: &mut Errors, map: &At) {
-    meta::object_meta(e, map, true, meta::subdomain);
     let binary = map.at("binaryData");
     let mut size = 0;
     for (key, value) in map.at("data").entries() {
-        e.form(&At::root(&key.into()).called(&value.path), names::config_key);
+        e.text_form(&value, key, names::config_key);
         if binary.value.get(key).is_some() {
             e.invalid_value(&value, key, "duplicate of key present in binaryData");
         }
         size += value.str().len();
     }
     for (key, value) in binary.entries() {
-        e.form(&At::root(&key.into()).called(&value.path), names::config_key);
+        e.text_form(&value, key, names::config_key);
         size += decoded_len(&value);
     }
     if size > DATA_MAX {
@@ -37,7 +36,7 @@ pub(super) fn config_map(e: &mut Errors, map: &At) {
 }
 
 /// A ConfigMap or Secret that says it is immutable stays as it is.
-fn frozen(e: &mut Errors, new: &At, old: &Value, fields: &[&str]) {
+pub(super) fn frozen(e: &mut Errors, new: &At, old: &Value) {
     if old["immutable"] != true {
         return;
     }
@@ -45,23 +44,16 @@ fn frozen(e: &mut Errors, new: &At, old: &Value, fields: &[&str]) {
     if !new.at("immutable").flag() {
         e.forbidden(&new.at("immutable"), words);
     }
-    for field in fields.iter().filter(|field| meta::changed(new, old, field)) {
+    for field in ["data", "binaryData"].iter().filter(|field| meta::changed(new, old, field)) {
         e.forbidden(&new.at(field), words);
     }
 }
 
-pub(super) fn config_map_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    frozen(e, new, old, &["data", "binaryData"]);
-    config_map(e, new);
-}
-
 pub(super) fn secret(e: &mut Errors, secret: &At) {
-    meta::object_meta(e, secret, true, meta::subdomain);
     let data = secret.at("data");
     let mut size = 0;
     for (key, value) in data.entries() {
-        e.form(&At::root(&key.into()).called(&value.path), names::config_key);
+        e.text_form(&value, key, names::config_key);
         size += decoded_len(&value);
     }
     if size > DATA_MAX {
@@ -103,15 +95,7 @@ fn docker_config(e: &mut Errors, at: &At) {
     e.invalid_value(at, "<secret contents redacted>", fault);
 }
 
-pub(super) fn secret_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    e.unchanged(new, old, &["type"]);
-    frozen(e, new, old, &["data"]);
-    secret(e, new);
-}
-
 pub(super) fn namespace(e: &mut Errors, namespace: &At) {
-    meta::object_meta(e, namespace, false, meta::label);
     finalizers(e, namespace, false);
 }
 
@@ -124,13 +108,11 @@ fn finalizers(e: &mut Errors, namespace: &At, by_item: bool) {
     }
 }
 
-pub(super) fn namespace_finalize(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
+pub(super) fn namespace_finalize(e: &mut Errors, new: &At) {
     finalizers(e, new, true);
 }
 
-pub(super) fn namespace_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
+pub(super) fn namespace_status(e: &mut Errors, new: &At) {
     let phase = new.at("status.phase").called("status.Phase");
     match (new.at("metadata.deletionTimestamp").is_set(), phase.str()) {
         (false, phase_now) if phase_now != "Active" => e.invalid(&phase, "may only be 'Active' if `deletionTimestamp` is empty"),
@@ -140,7 +122,6 @@ pub(super) fn namespace_status(e: &mut Errors, new: &At, old: &Value) {
 }
 
 pub(super) fn node(e: &mut Errors, node: &At) {
-    meta::object_meta(e, node, false, meta::subdomain);
     scheduling::taints(e, &node.at("spec.taints").called("metadata.taints"));
     node_resources(e, node);
     let ranges = node.at("spec.podCIDRs");
@@ -157,7 +138,6 @@ fn node_resources(e: &mut Errors, node: &At) {
 }
 
 pub(super) fn node_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     node_resources(e, new);
     let addresses = new.at("status.addresses");
     e.unique(addresses.items());
@@ -176,11 +156,8 @@ pub(super) fn node_update(e: &mut Errors, new: &At, old: &Value) {
 }
 
 pub(super) fn limit_range(e: &mut Errors, range: &At) {
-    meta::object_meta(e, range, true, meta::subdomain);
     let limits = range.at("spec.limits");
-    for limit in limits.items() {
-        limit_item(e, &limit);
-    }
+    limits.items().for_each(|limit| limit_item(e, &limit));
     e.unique(limits.items().map(|l| l.at("type")));
 }
 
@@ -258,15 +235,12 @@ fn scope_fits(scope: &str, resource: &str) -> bool {
 }
 
 pub(super) fn resource_quota(e: &mut Errors, quota: &At) {
-    meta::object_meta(e, quota, true, meta::subdomain);
     quota_spec(e, &quota.at("spec"));
     quota_status(e, quota);
 }
 
 pub(super) fn quota_status(e: &mut Errors, quota: &At) {
-    for list in ["status.hard", "status.used"] {
-        quota_amounts(e, &quota.at(list));
-    }
+    ["status.hard", "status.used"].into_iter().for_each(|list| quota_amounts(e, &quota.at(list)));
 }
 
 fn quota_amounts(e: &mut Errors, list: &At) {
@@ -323,7 +297,6 @@ fn quota_spec(e: &mut Errors, spec: &At) {
 }
 
 pub(super) fn quota_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     quota_spec(e, &new.at("spec"));
     let sorted = |at: &At| {
         let mut texts: Vec<String> = at.texts().into_iter().map(str::to_owned).collect();
@@ -339,12 +312,15 @@ pub(super) fn quota_update(e: &mut Errors, new: &At, old: &Value) {
 /// The namespace of events about things that are in none.
 const DEFAULT_NAMESPACE: &str = "default";
 
-/// An event of either group; `object` says what it is about.
-pub(super) fn event(e: &mut Errors, event: &At, object: &str) {
-    let rule: meta::NameRule = if object == "regarding" { meta::subdomain } else { meta::path_segment };
-    meta::object_meta(e, event, true, rule);
-    event_rules(e, event, object, true);
-    if object == "regarding" {
+/// Whether it is an event of the newer group.
+fn is_new_style(event: &At) -> bool {
+    event.schema.property("regarding").is_some()
+}
+
+/// An event of either group.
+pub(super) fn event(e: &mut Errors, event: &At) {
+    event_rules(e, event, true);
+    if is_new_style(event) {
         series(e, event);
     }
 }
@@ -360,10 +336,10 @@ fn series(e: &mut Errors, event: &At) {
     }
 }
 
-fn event_rules(e: &mut Errors, event: &At, object: &str, is_new: bool) {
-    let (own, about) = (event.at("metadata.namespace"), event.at(object).at("namespace"));
+fn event_rules(e: &mut Errors, event: &At, is_new: bool) {
+    let new_style = is_new_style(event);
+    let (own, about) = (event.at("metadata.namespace"), event.at(if new_style { "regarding" } else { "involvedObject" }).at("namespace"));
     let about = about.called("involvedObject.namespace");
-    let new_style = object == "regarding";
     let timed = event.at("eventTime").is_set();
     // Events of the newer form may be kept elsewhere than the object that they are about.
     let fits = match (timed, about.str()) {
@@ -411,9 +387,9 @@ fn new_event(e: &mut Errors, event: &At, new_style: bool, is_new: bool) {
     }
 }
 
-pub(super) fn event_update(e: &mut Errors, new: &At, old: &Value, object: &str) {
-    event_rules(e, new, object, false);
-    if object != "regarding" {
+pub(super) fn event_update(e: &mut Errors, new: &At, old: &Value) {
+    event_rules(e, new, false);
+    if !is_new_style(new) {
         return;
     }
     meta::meta_update(e, new, old);

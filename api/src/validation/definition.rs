@@ -259,19 +259,15 @@ pub(super) fn non_structural(object: &At) -> Vec<Error> {
     e.0
 }
 
-/// What clients who write a definition are warned of, beside what they were warned of before.
-pub(super) fn warnings(new: &Value, old: Option<&Value>) -> Vec<String> {
-    let of = |definition: &Value| {
-        let mut found = Vec::new();
-        for version in crate::value::items(definition, &["spec", "versions"]) {
-            structural::warnings(&version["schema"]["openAPIV3Schema"], &mut found);
-        }
-        found.sort();
-        found.dedup();
-        found
-    };
-    let before = old.map(of).unwrap_or_default();
-    of(new).into_iter().filter(|warning| !before.contains(warning)).collect()
+/// What clients who write a definition are warned of.
+pub(super) fn warnings(definition: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    for version in crate::value::items(definition, &["spec", "versions"]) {
+        structural::warnings(&version["schema"]["openAPIV3Schema"], &mut found);
+    }
+    found.sort();
+    found.dedup();
+    found
 }
 
 fn approval(e: &mut Errors, object: &At) {
@@ -286,7 +282,6 @@ fn approval(e: &mut Errors, object: &At) {
 }
 
 pub(super) fn definition_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     let before = e.0.len();
     let spec = new.at("spec");
     if established(old) {
@@ -305,8 +300,7 @@ fn established(old: &Value) -> bool {
     crate::value::condition(old, "Established").is_some_and(|c| c["status"] == "True")
 }
 
-pub(super) fn definition_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
+pub(super) fn definition_status(e: &mut Errors, new: &At) {
     let stored = new.at("status.storedVersions");
     if stored.is_empty() {
         e.push(Error { kind: ErrorType::Invalid, ..Error::invalid(&stored.path, Value::Null, "must have at least one stored version") });

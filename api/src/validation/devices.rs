@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::check::{At, Errors, same};
 use super::volume::csi_driver_name;
 use super::{meta, scheduling};
-use crate::cel::SelectorFault;
+use crate::cel::{SelectorFault, Semver};
 use crate::field::{Error, ErrorType};
 use crate::names;
 
@@ -22,12 +22,9 @@ const NOT_A_REQUEST: &str = "must be the name of a request in the claim or the n
 
 /// Each item keeps the rule, and there aren't too many. `false` when there are.
 pub(super) fn slice(e: &mut Errors, list: &At, max: usize, mut rule: impl FnMut(&mut Errors, &At)) -> bool {
-    if list.len() > max {
-        e.push(Error::too_many(&list.path, list.len(), max));
-        return false;
-    }
-    list.items().for_each(|item| rule(e, &item));
-    true
+    let fits = !e.too_many(list, max);
+    list.items().filter(|_| fits).for_each(|item| rule(e, &item));
+    fits
 }
 
 /// The same, and no two have the same name.
@@ -38,26 +35,14 @@ pub(super) fn set<'a>(e: &mut Errors, list: &At<'a>, max: usize, name: &str, rul
     }
 }
 
-pub(super) fn claim(e: &mut Errors, claim: &At) {
-    meta::object_meta(e, claim, true, meta::subdomain);
-    claim_spec(e, &claim.at("spec"));
-}
-
-pub(super) fn claim_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    e.unchanged(new, old, &["spec"]);
-}
-
-pub(super) fn template_update(e: &mut Errors, new: &At, old: &Value) {
-    template(e, new);
-    claim_update(e, new, old);
-}
-
 pub(super) fn template(e: &mut Errors, template: &At) {
-    meta::object_meta(e, template, true, meta::subdomain);
     meta::annotations(e, &template.at("spec.metadata.annotations"));
     meta::labels(e, &template.at("spec.metadata.labels"));
     claim_spec(e, &template.at("spec.spec"));
+}
+
+pub(super) fn claim(e: &mut Errors, claim: &At) {
+    claim_spec(e, &claim.at("spec"));
 }
 
 fn claim_spec(e: &mut Errors, spec: &At) {
@@ -88,7 +73,7 @@ pub(super) fn request_reference(e: &mut Errors, name: &At, devices: &At) {
     if name.str().matches('/').count() > 1 {
         return e.invalid(name, NOT_A_REQUEST);
     }
-    name.str().split('/').for_each(|part| e.form(&At::root(&part.into()).called(&name.path), names::dns_label));
+    name.str().split('/').for_each(|part| e.text_form(name, part, names::dns_label));
     let (request, alternative) = name.str().split_once('/').map_or((name.str(), None), |(request, rest)| (request, Some(rest)));
     let mut requests = devices.at("requests").items().filter(|r| r.at("name").str() == request);
     if !requests.any(|r| alternative.is_none_or(|wanted| r.at("firstAvailable").items().any(|sub| sub.at("name").str() == wanted))) {
@@ -171,16 +156,6 @@ pub(super) fn configuration(e: &mut Errors, config: &At) {
 }
 
 pub(super) fn class(e: &mut Errors, class: &At) {
-    meta::object_meta(e, class, false, meta::subdomain);
-    class_spec(e, class);
-}
-
-pub(super) fn class_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    class_spec(e, new);
-}
-
-fn class_spec(e: &mut Errors, class: &At) {
     selectors(e, &class.at("spec.selectors"));
     slice(e, &class.at("spec.config"), MAX, configuration);
     let extended = class.at("spec.extendedResourceName");
@@ -192,12 +167,10 @@ fn class_spec(e: &mut Errors, class: &At) {
 }
 
 pub(super) fn resource_slice(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, false, meta::subdomain);
     slice_spec(e, &object.at("spec"), &Value::Null);
 }
 
 pub(super) fn resource_slice_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     slice_spec(e, &new.at("spec"), &old["spec"]);
 }
 
@@ -228,11 +201,9 @@ pub(super) fn pool_name(e: &mut Errors, name: &At) {
     if name.is_empty() {
         return e.required(name, "");
     }
-    if name.str().len() > 253 {
-        e.too_long(name, 253);
-    }
+    e.no_longer(name, 253);
     for part in name.str().split('/') {
-        names::dns_subdomain(part).into_iter().for_each(|fault| e.invalid_value(name, part, fault));
+        e.text_form(name, part, names::dns_subdomain);
     }
 }
 
@@ -240,12 +211,8 @@ fn slice_spec(e: &mut Errors, spec: &At, old: &Value) {
     csi_driver_name(e, &spec.at("driver"));
     let pool = spec.at("pool");
     pool_name(e, &pool.at("name"));
-    if pool.at("resourceSliceCount").number() <= 0 {
-        e.invalid_value(&pool.at("resourceSliceCount"), pool.at("resourceSliceCount").number(), "must be greater than zero");
-    }
-    if pool.at("generation").number() < 0 {
-        e.invalid(&pool.at("generation"), "must be greater than or equal to zero");
-    }
+    e.positive(&pool.at("resourceSliceCount"), "must be greater than zero");
+    e.at_least(&pool.at("generation"), 0, "must be greater than or equal to zero");
     if !old.is_null() {
         e.unchanged(spec, old, &["pool.name", "driver", "nodeName"]);
     }
@@ -282,11 +249,11 @@ fn counters(e: &mut Errors, counters: &At) {
     if counters.is_empty() {
         return e.required(counters, "");
     }
-    if counters.len() > MAX {
-        return e.push(Error::too_many(&counters.path, counters.len(), MAX));
+    if e.too_many(counters, MAX) {
+        return;
     }
     for (key, _) in counters.entries() {
-        names::dns_label(key).into_iter().for_each(|fault| e.invalid_value(counters, key, fault));
+        e.text_form(counters, key, names::dns_label);
     }
 }
 
@@ -304,7 +271,7 @@ fn device(e: &mut Errors, device: &At, old: Option<&Value>, per_device: bool) {
             e.too_long(value, 64);
         }
         let version = attribute.at("version");
-        if version.is_set() && !is_semantic_version(version.str()) {
+        if version.is_set() && Semver::parse(version.str()).is_err() {
             e.invalid(&version, "must be a string compatible with semver.org spec 2.0.0");
         }
         match given.len() {
@@ -371,7 +338,7 @@ fn qualified(e: &mut Errors, at: &At, name: &str) {
         if part.len() > 32 {
             e.too_long(at, 32);
         }
-        names::c_identifier(part).into_iter().for_each(|fault| e.invalid_value(at, part, fault));
+        e.text_form(at, part, names::c_identifier);
     };
     match name.split('/').collect::<Vec<_>>()[..] {
         [part] => identifier(e, part),
@@ -389,19 +356,6 @@ fn qualified(e: &mut Errors, at: &At, name: &str) {
         }
         _ => {}
     }
-}
-
-/// `1.2.3-rc.1+build`
-fn is_semantic_version(text: &str) -> bool {
-    let (rest, build) = text.split_once('+').map_or((text, None), |(rest, build)| (rest, Some(build)));
-    let (core, pre) = rest.split_once('-').map_or((rest, None), |(core, pre)| (core, Some(pre)));
-    let number = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) && (part.len() == 1 || !part.starts_with('0'));
-    let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
-    let digits = |part: &str| part.bytes().all(|b| b.is_ascii_digit());
-    core.split('.').count() == 3
-        && core.split('.').all(number)
-        && pre.is_none_or(|pre| pre.split('.').all(|part| word(part) && (!digits(part) || number(part))))
-        && build.is_none_or(|build| build.split('.').all(word))
 }
 
 #[cfg(test)]
@@ -432,7 +386,7 @@ mod tests {
     #[test]
     fn semantic_versions() {
         for (text, expected) in [("1.2.3", true), ("1.2", false), ("01.2.3", false), ("1.2.3-rc.1+b.01", true), ("1.2.3-01", false), ("1.2.3-", false)] {
-            assert_eq!(is_semantic_version(text), expected, "{text}");
+            assert_eq!(Semver::parse(text).is_ok(), expected, "{text}");
         }
     }
 }

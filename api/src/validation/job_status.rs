@@ -32,12 +32,9 @@ fn uncounted(e: &mut Errors, pods: &At) {
 }
 
 pub(super) fn update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     let (spec, status, was) = (new.at("spec"), new.at("status"), At::root(old).at("status"));
     let at = |field: &str| status.at(field);
-    for field in ["active", "succeeded", "failed", "ready", "terminating"] {
-        e.non_negative(&at(field));
-    }
+    ["active", "succeeded", "failed", "ready", "terminating"].into_iter().for_each(|field| e.non_negative(&at(field)));
     uncounted(e, &at("uncountedTerminatedPods"));
     let job = new.value;
     let changed = |fields: &[&str]| fields.iter().any(|field| meta::changed(&status, was.value, field));

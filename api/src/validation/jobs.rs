@@ -75,9 +75,7 @@ fn job_spec(e: &mut Errors, spec: &At) {
     let manager = spec.at("managedBy");
     if manager.is_set() {
         domain_path(e, &manager);
-        if manager.str().len() > 63 {
-            e.too_long(&manager, 63);
-        }
+        e.no_longer(&manager, 63);
     }
     e.maybe_one_of(&spec.at("completionMode"), &["NonIndexed", "Indexed"]);
     if indexed {
@@ -118,9 +116,7 @@ pub(super) fn domain_path(e: &mut Errors, at: &At) {
     }
     match at.str().split_once('/') {
         Some((host, path)) if !host.is_empty() && !path.is_empty() => {
-            for fault in names::dns_subdomain(host) {
-                e.invalid_value(at, host, fault);
-            }
+            e.text_form(at, host, names::dns_subdomain);
             if !path.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~%!$&'()*+,;=:".contains(&b)) {
                 e.invalid_value(at, path, names::regex_error("Invalid path", r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", &[]));
             }
@@ -137,9 +133,7 @@ fn indexed_job(e: &mut Errors, spec: &At) {
     if !completions.is_set() {
         e.required(&completions, "when completion mode is Indexed");
     }
-    if parallelism.number() > MAX_INDEXES {
-        e.invalid(&parallelism, format!("must be less than or equal to {MAX_INDEXES} when completion mode is Indexed"));
-    }
+    e.at_most(&parallelism, MAX_INDEXES, format!("must be less than or equal to {MAX_INDEXES} when completion mode is Indexed"));
     if completions.is_set() && failed.number() > completions.number() {
         e.invalid(&failed, "must be less than or equal to completions");
     }
@@ -147,9 +141,7 @@ fn indexed_job(e: &mut Errors, spec: &At) {
 
 fn failure_policy(e: &mut Errors, policy: &At, spec: &At) {
     let rules = policy.at("rules");
-    if rules.len() > 20 {
-        e.push(Error::too_many(&rules.path, rules.len(), 20));
-    }
+    e.too_many(&rules, 20);
     let containers: Vec<&str> =
         ["containers", "initContainers"].iter().flat_map(|l| spec.at("template.spec").at(l).items()).map(|c| c.at("name").str()).collect();
     for rule in rules.items() {
@@ -244,12 +236,8 @@ fn success_policy(e: &mut Errors, spec: &At) {
         let policy = spec.at("successPolicy");
         return e.invalid(&policy, "requires indexed completion mode");
     }
-    if rules.is_empty() {
-        e.required(&rules, "at least one rules must be specified when the successPolicy is specified");
-    }
-    if rules.len() > 20 {
-        e.push(Error::too_many(&rules.path, rules.len(), 20));
-    }
+    e.wanted(&rules, "at least one rules must be specified when the successPolicy is specified");
+    e.too_many(&rules, 20);
     for rule in rules.items() {
         let (count, indexes_at) = (rule.at("succeededCount"), rule.at("succeededIndexes"));
         if !count.is_set() && !indexes_at.is_set() {
@@ -271,8 +259,6 @@ fn success_policy(e: &mut Errors, spec: &At) {
 }
 
 pub(super) fn job_update(e: &mut Errors, new: &At, old: &Value) {
-    job(e, new);
-    meta::meta_update(e, new, old);
     let (spec, was) = (new.at("spec"), At::root(&old["spec"]));
     job_with_selector(e, &spec);
     let (completions, indexed) = (spec.at("completions"), spec.at("completionMode").str() == "Indexed");
@@ -301,16 +287,17 @@ pub(super) fn job_update(e: &mut Errors, new: &At, old: &Value) {
 }
 
 pub(super) fn cron_job(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
     // Eleven characters are put after the name for each job.
     let name = object.at("metadata.name");
     if name.str().len() > 52 {
         e.invalid(&name, "must be no more than 52 characters");
     }
-    cron_job_spec(e, &object.at("spec"));
+    cron_job_spec(e, object);
 }
 
-fn cron_job_spec(e: &mut Errors, spec: &At) {
+/// What holds of an update too: a name that was too long may stay so.
+pub(super) fn cron_job_spec(e: &mut Errors, object: &At) {
+    let spec = object.at("spec");
     let schedule = spec.at("schedule");
     if schedule.is_empty() {
         e.required(&schedule, "");
@@ -350,7 +337,3 @@ fn cron_job_spec(e: &mut Errors, spec: &At) {
     }
 }
 
-pub(super) fn cron_job_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    cron_job_spec(e, &new.at("spec"));
-}

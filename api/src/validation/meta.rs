@@ -1,5 +1,7 @@
 //! Metadata: names, labels, annotations, finalizers, owners. And label selectors, which stand in many kinds.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::check::{At, Errors, same};
@@ -35,9 +37,7 @@ pub(crate) const ANNOTATIONS_MAX: usize = 256 * 1024;
 pub(super) fn object_meta(e: &mut Errors, object: &At, namespaced: bool, rule: NameRule) {
     let meta = object.at("metadata");
     object_meta_at(e, &meta, namespaced, rule);
-    for finalizer in meta.at("finalizers").items() {
-        standard_finalizer(e, &finalizer, &finalizer);
-    }
+    meta.at("finalizers").items().for_each(|finalizer| standard_finalizer(e, &finalizer, &finalizer));
 }
 
 fn object_meta_at(e: &mut Errors, meta: &At, namespaced: bool, rule: NameRule) {
@@ -110,12 +110,8 @@ pub(super) fn meta_update(e: &mut Errors, new: &At, old: &Value) {
 /// Labels, or the labels that a selector requires: keys and values of the right form. The errors are all of the map.
 pub(super) fn labels(e: &mut Errors, map: &At) {
     for (key, value) in map.entries() {
-        for fault in names::qualified_name(key) {
-            e.invalid_value(map, key, fault);
-        }
-        for fault in names::label_value(value.str()) {
-            e.invalid_value(map, value.str(), fault);
-        }
+        e.text_form(map, key, names::qualified_name);
+        e.text_form(map, value.str(), names::label_value);
     }
 }
 
@@ -161,9 +157,7 @@ fn owners(e: &mut Errors, list: &At) {
 }
 
 fn finalizers(e: &mut Errors, list: &At) {
-    for finalizer in list.items() {
-        e.form(&finalizer, names::qualified_name);
-    }
+    list.items().for_each(|finalizer| e.form(&finalizer, names::qualified_name));
     let texts = list.texts();
     if texts.contains(&"orphan") && texts.contains(&"foregroundDeletion") {
         e.invalid(list, "finalizer orphan and foregroundDeletion cannot be both set");
@@ -208,10 +202,27 @@ fn managers(e: &mut Errors, list: &At) {
         if !form.is_empty() && form.str() != "FieldsV1" {
             e.invalid(&form, "must be `FieldsV1`");
         }
-        if name.str().len() > 128 {
-            e.too_long(&name, 128);
-        }
+        e.no_longer(&name, 128);
     }
+}
+
+/// The name of a kind.
+pub(super) fn kind_name(e: &mut Errors, kind: &At) {
+    let faults = names::dns1035_label(&kind.str().to_lowercase());
+    if !faults.is_empty() {
+        e.invalid(kind, format!("may have mixed case, but should otherwise match: {}", faults.join(",")));
+    }
+}
+
+/// The values of a requirement, which its operator needs or doesn't take. Whether the operator is one of those for sets.
+pub(super) fn operator_values(e: &mut Errors, requirement: &At) -> bool {
+    let (operator, values) = (requirement.at("operator").str(), requirement.at("values"));
+    match (operator, values.len()) {
+        ("In" | "NotIn", 0) => e.required(&values, "must be specified when `operator` is 'In' or 'NotIn'"),
+        ("Exists" | "DoesNotExist", 1..) => e.forbidden(&values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"),
+        _ => {}
+    }
+    matches!(operator, "In" | "NotIn" | "Exists" | "DoesNotExist")
 }
 
 /// A LabelSelector, where there is one.
@@ -219,19 +230,11 @@ pub(super) fn label_selector(e: &mut Errors, selector: &At) {
     labels(e, &selector.at("matchLabels"));
     for expression in selector.at("matchExpressions").items() {
         let (operator, values) = (expression.at("operator"), expression.at("values"));
-        match operator.str() {
-            "In" | "NotIn" if values.is_empty() => e.required(&values, "must be specified when `operator` is 'In' or 'NotIn'"),
-            "In" | "NotIn" => {}
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                e.forbidden(&values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'");
-            }
-            "Exists" | "DoesNotExist" => {}
-            _ => e.invalid_value(&operator, operator.str(), "not a valid selector operator"),
+        if !operator_values(e, &expression) {
+            e.invalid_value(&operator, operator.str(), "not a valid selector operator");
         }
         e.form(&expression.at("key"), names::qualified_name);
-        for value in values.items() {
-            e.form(&value, names::label_value);
-        }
+        values.items().for_each(|value| e.form(&value, names::label_value));
     }
 }
 
@@ -240,27 +243,18 @@ pub(super) const STATUSES: [&str; 3] = ["False", "True", "Unknown"];
 
 /// Conditions of the common form, each type once.
 pub(super) fn conditions(e: &mut Errors, list: &At) {
-    let mut types = Vec::new();
+    let mut types = HashSet::new();
     for condition in list.items() {
         let (kind, status, reason, message) = (condition.at("type"), condition.at("status"), condition.at("reason"), condition.at("message"));
-        if types.contains(&kind.str()) {
-            e.duplicate(&kind);
-        }
-        types.push(kind.str());
+        e.once(&kind, &mut types);
         e.form(&kind, names::qualified_name);
         if !STATUSES.contains(&status.str()) {
             e.unsupported(&status, &STATUSES);
         }
-        if condition.at("observedGeneration").number() < 0 {
-            e.invalid(&condition.at("observedGeneration"), "must be greater than or equal to zero");
-        }
+        e.at_least(&condition.at("observedGeneration"), 0, "must be greater than or equal to zero");
         e.filled(&condition.at("lastTransitionTime"));
         e.required_form(&reason, names::condition_reason);
-        for (text, max) in [(reason, 1024), (message, 32 * 1024)] {
-            if text.str().len() > max {
-                e.too_long(&text, max);
-            }
-        }
+        [(reason, 1024), (message, 32 * 1024)].into_iter().for_each(|(text, max)| e.no_longer(&text, max));
     }
 }
 

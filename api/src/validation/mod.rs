@@ -38,166 +38,186 @@ use crate::field;
 use crate::resource::{Resource, ResourceSchema};
 use crate::schema::Schema;
 use check::{At, Errors};
+use meta::{NameRule, label, path_segment, subdomain};
 
-type Create = fn(&mut Errors, &At);
+type Judge = fn(&mut Errors, &At);
 type Update = fn(&mut Errors, &At, &Value);
+
+/// A step in judging an object. Upstream's own order: it is that of the errors.
+enum Step {
+    /// Metadata: names of the kind's form and the like.
+    Names,
+    /// What the kind wants of every object.
+    Body,
+    /// Metadata against what it was.
+    Meta,
+    /// Fields that stay as they are.
+    Fixed(&'static [&'static str]),
+    /// Counts of a status, of which none exceeds what it is a part of.
+    Counts(&'static [&'static str]),
+    /// More that the kind wants of an object here.
+    Also(Judge),
+    /// What the kind wants of an object that replaces another.
+    Own(Update),
+}
+use Step::{Also, Body, Counts, Fixed, Meta, Names, Own};
 
 /// The rules of a kind.
 struct Rules {
     group: &'static str,
     kind: &'static str,
-    create: Create,
-    update: Update,
+    /// The form of its names; none where the kind judges its metadata itself.
+    names: Option<NameRule>,
+    body: Judge,
+    /// The steps for an object that replaces another. A new one has its names and its body judged.
+    update: &'static [Step],
     /// The endpoints below an object whose updates have rules of their own.
-    below: &'static [(&'static str, Update)],
+    below: &'static [(&'static str, &'static [Step])],
 }
 
-const fn kind(group: &'static str, kind: &'static str, create: Create, update: Update) -> Rules {
-    Rules { group, kind, create, update, below: &[] }
+const fn kind(group: &'static str, kind: &'static str, names: NameRule, body: Judge, update: &'static [Step]) -> Rules {
+    Rules { group, kind, names: Some(names), body, update, below: &[] }
+}
+
+/// A kind without rules for its metadata but what its body says.
+const fn unnamed(group: &'static str, kind: &'static str, body: Judge, update: &'static [Step]) -> Rules {
+    Rules { group, kind, names: None, body, update, below: &[] }
 }
 
 impl Rules {
-    const fn with(self, below: &'static [(&'static str, Update)]) -> Self {
+    const fn with(self, below: &'static [(&'static str, &'static [Step])]) -> Self {
         Self { below, ..self }
+    }
+
+    /// Takes the steps. `old` is null where there is nothing before.
+    fn judge(&self, steps: &[Step], e: &mut Errors, new: &At, old: &Value, namespaced: bool) {
+        for step in steps {
+            match step {
+                Names => self.names.iter().for_each(|form| meta::object_meta(e, new, namespaced, *form)),
+                Body => (self.body)(e, new),
+                Meta => meta::meta_update(e, new, old),
+                Fixed(fields) => e.unchanged(new, old, fields),
+                Counts(fields) => workloads::counts_status(e, new, old, fields),
+                Also(rule) => rule(e, new),
+                Own(rule) => rule(e, new, old),
+            }
+        }
     }
 }
 
-/// Metadata alone, of an object in a namespace.
-fn namespaced(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
-}
+fn nothing(_: &mut Errors, _: &At) {}
 
-/// Metadata alone, of an object in none.
-fn cluster_wide(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, false, meta::subdomain);
-}
+/// A kind that is not in the table.
+static PLAIN: Rules = kind("", "", subdomain, nothing, &[Meta]);
 
-fn replicas_status(e: &mut Errors, new: &At, old: &Value) {
-    workloads::counts_status(e, new, old, &["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"]);
-}
+const REPLICAS: &[Step] = &[Meta, Counts(&["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"])];
 
-fn deployment_status(e: &mut Errors, new: &At, old: &Value) {
-    let counts = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"];
-    workloads::counts_status(e, new, old, &counts);
-}
-
-fn daemon_status(e: &mut Errors, new: &At, old: &Value) {
-    let counts = ["currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady", "updatedNumberScheduled",
-        "numberAvailable", "numberUnavailable"];
-    workloads::counts_status(e, new, old, &counts);
-}
-
-fn set_status(e: &mut Errors, new: &At, old: &Value) {
-    workloads::counts_status(e, new, old, &["replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas"]);
-}
-
-fn quota_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    core::quota_status(e, new);
-}
-
-fn core_event(e: &mut Errors, object: &At) {
-    core::event(e, object, "involvedObject");
-}
-
-fn core_event_update(e: &mut Errors, new: &At, old: &Value) {
-    core::event_update(e, new, old, "involvedObject");
-}
-
-fn new_event(e: &mut Errors, object: &At) {
-    core::event(e, object, "regarding");
-}
-
-fn new_event_update(e: &mut Errors, new: &At, old: &Value) {
-    core::event_update(e, new, old, "regarding");
-}
-
-fn limit_range_update(e: &mut Errors, new: &At, _old: &Value) {
-    core::limit_range(e, new);
-}
-
-/// Kinds that are not here have the rules of metadata alone.
-const KINDS: &[Rules] = &[
-    kind("", "ConfigMap", core::config_map, core::config_map_update),
-    kind("", "Endpoints", network::endpoints, network::endpoints_update),
-    kind("", "Event", core_event, core_event_update),
-    kind("", "LimitRange", core::limit_range, limit_range_update),
-    kind("", "Namespace", core::namespace, meta::meta_update)
-        .with(&[("status", core::namespace_status), ("finalize", core::namespace_finalize)]),
-    kind("", "Node", core::node, core::node_update).with(&[("status", core::node_update)]),
-    kind("", "PersistentVolume", storage::volume, storage::volume_update),
-    kind("", "PersistentVolumeClaim", storage::claim, storage::claim_update).with(&[("status", storage::claim_status)]),
-    kind("", "Pod", pod::create, pod::update)
-        .with(&[("status", pod::status), ("ephemeralcontainers", pod::ephemeral_update), ("resize", pod::resize)]),
-    kind("", "PodTemplate", workloads::pod_template, workloads::pod_template_update),
-    kind("", "ReplicationController", workloads::replication_controller, workloads::replication_controller_update)
-        .with(&[("status", replicas_status)]),
-    kind("", "ResourceQuota", core::resource_quota, core::quota_update).with(&[("status", quota_status)]),
-    kind("", "Secret", core::secret, core::secret_update),
-    kind("", "Service", service::create, service::update).with(&[("status", service::status)]),
-    kind("", "ServiceAccount", namespaced, meta::meta_update),
-    kind("admissionregistration.k8s.io", "MutatingAdmissionPolicy", webhooks::policy, webhooks::policy_update),
-    kind("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", webhooks::policy_binding, webhooks::policy_binding_update),
-    kind("admissionregistration.k8s.io", "MutatingWebhookConfiguration", webhooks::mutating, webhooks::mutating_update),
-    kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicy", webhooks::policy, webhooks::policy_update)
-        .with(&[("status", webhooks::policy_status)]),
-    kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", webhooks::policy_binding, webhooks::policy_binding_update),
-    kind("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", webhooks::validating, webhooks::configuration_update),
-    kind("apiextensions.k8s.io", "CustomResourceDefinition", definition::definition, definition::definition_update)
-        .with(&[("status", definition::definition_status)]),
-    kind("apiregistration.k8s.io", "APIService", webhooks::api_service, webhooks::api_service_update),
-    kind("apps", "ControllerRevision", workloads::controller_revision, workloads::controller_revision_update),
-    kind("apps", "DaemonSet", workloads::daemon_set, workloads::daemon_set_update).with(&[("status", daemon_status)]),
-    kind("apps", "Deployment", workloads::deployment, workloads::deployment_update).with(&[("status", deployment_status)]),
-    kind("apps", "ReplicaSet", workloads::replica_set, workloads::replica_set_update).with(&[("status", replicas_status)]),
-    kind("apps", "StatefulSet", workloads::stateful_set, workloads::stateful_set_update).with(&[("status", set_status)]),
-    kind("authentication.k8s.io", "SelfSubjectReview", access::any_review, meta::meta_update),
-    kind("authentication.k8s.io", "TokenReview", access::any_review, meta::meta_update),
-    kind("authorization.k8s.io", "LocalSubjectAccessReview", access::local_access_review, meta::meta_update),
-    kind("authorization.k8s.io", "SelfSubjectAccessReview", access::self_access_review, meta::meta_update),
-    kind("authorization.k8s.io", "SelfSubjectRulesReview", access::any_review, meta::meta_update),
-    kind("authorization.k8s.io", "SubjectAccessReview", access::access_review, meta::meta_update),
-    kind("autoscaling", "HorizontalPodAutoscaler", cluster::autoscaler, cluster::autoscaler_update)
-        .with(&[("status", cluster::autoscaler_status)]),
-    kind("autoscaling", "Scale", cluster::scale, meta::meta_update),
-    kind("batch", "CronJob", jobs::cron_job, jobs::cron_job_update),
-    kind("batch", "Job", jobs::job, jobs::job_update).with(&[("status", job_status::update)]),
-    kind("certificates.k8s.io", "CertificateSigningRequest", access::signing_request, access::signing_request_update)
-        .with(&[("status", access::signing_request_status), ("approval", access::signing_request_approval)]),
-    kind("coordination.k8s.io", "Lease", cluster::lease, cluster::lease_update),
-    kind("discovery.k8s.io", "EndpointSlice", network::slice, network::slice_update),
-    kind("events.k8s.io", "Event", new_event, new_event_update),
-    kind("flowcontrol.apiserver.k8s.io", "FlowSchema", cluster::flow_schema, cluster::flow_schema_update)
-        .with(&[("status", cluster::flow_status)]),
-    kind("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", cluster::priority_level, cluster::priority_level_update)
-        .with(&[("status", cluster::flow_status)]),
-    kind("networking.k8s.io", "Ingress", network::ingress, network::ingress_update),
-    kind("networking.k8s.io", "IngressClass", network::ingress_class, network::ingress_class_update),
-    kind("networking.k8s.io", "IPAddress", network::ip_address, network::ip_address_update),
-    kind("networking.k8s.io", "NetworkPolicy", network::network_policy, network::network_policy_update),
-    kind("networking.k8s.io", "ServiceCIDR", network::service_cidr, network::service_cidr_update),
-    kind("node.k8s.io", "RuntimeClass", cluster::runtime_class, cluster::runtime_class_update),
-    kind("policy", "PodDisruptionBudget", cluster::budget, cluster::budget_update).with(&[("status", cluster::budget_status)]),
-    kind("rbac.authorization.k8s.io", "ClusterRole", access::cluster_role, access::cluster_role_update),
-    kind("rbac.authorization.k8s.io", "ClusterRoleBinding", access::cluster_role_binding, access::cluster_role_binding_update),
-    kind("rbac.authorization.k8s.io", "Role", access::role, access::role_update),
-    kind("rbac.authorization.k8s.io", "RoleBinding", access::role_binding, access::role_binding_update),
-    kind("resource.k8s.io", "DeviceClass", devices::class, devices::class_update),
-    kind("resource.k8s.io", "ResourceClaim", devices::claim, devices::claim_update)
-        .with(&[("status", claim_status::update)]),
-    kind("resource.k8s.io", "ResourceClaimTemplate", devices::template, devices::template_update),
-    kind("resource.k8s.io", "ResourceSlice", devices::resource_slice, devices::resource_slice_update),
-    kind("scheduling.k8s.io", "PriorityClass", cluster::priority_class, cluster::priority_class_update),
-    kind("storage.k8s.io", "CSIDriver", storage::driver, storage::driver_update),
-    kind("storage.k8s.io", "CSINode", storage::csi_node, storage::csi_node_update),
-    kind("storage.k8s.io", "CSIStorageCapacity", storage::capacity, storage::capacity_update),
-    kind("storage.k8s.io", "StorageClass", storage::class, storage::class_update),
-    kind("storage.k8s.io", "VolumeAttachment", storage::attachment, storage::attachment_update),
-    kind("storage.k8s.io", "VolumeAttributesClass", storage::attributes_class, storage::attributes_class_update),
+static KINDS: &[Rules] = &[
+    kind("", "ConfigMap", subdomain, core::config_map, &[Meta, Own(core::frozen), Names, Body]),
+    kind("", "Endpoints", subdomain, network::endpoints, &[Meta, Names, Own(network::endpoints_update)]),
+    kind("", "Event", path_segment, core::event, &[Own(core::event_update)]),
+    kind("", "LimitRange", subdomain, core::limit_range, &[Names, Body]),
+    kind("", "Namespace", label, core::namespace, &[Meta])
+        .with(&[("status", &[Meta, Also(core::namespace_status)]), ("finalize", &[Meta, Also(core::namespace_finalize)])]),
+    kind("", "Node", subdomain, core::node, &[Meta, Own(core::node_update)]).with(&[("status", &[Meta, Own(core::node_update)])]),
+    // Upstream looks at the whole twice.
+    kind("", "PersistentVolume", subdomain, storage::volume, &[Names, Body, Names, Body, Own(storage::volume_update)]),
+    kind("", "PersistentVolumeClaim", subdomain, storage::claim, &[Meta, Names, Body, Own(storage::claim_update)])
+        .with(&[("status", &[Meta, Also(storage::claim_status)])]),
+    kind("", "Pod", subdomain, pod::create, &[Meta, Names, Own(pod::update)]).with(&[
+        ("status", &[Meta, Own(pod::status)]),
+        ("ephemeralcontainers", &[Meta, Names, Own(pod::ephemeral_update)]),
+        ("resize", &[Meta, Names, Own(pod::resize)]),
+    ]),
+    kind("", "PodTemplate", subdomain, workloads::pod_template, &[Meta, Body]),
+    kind("", "ReplicationController", subdomain, workloads::replication_controller, &[Meta, Body]).with(&[("status", REPLICAS)]),
+    kind("", "ResourceQuota", subdomain, core::resource_quota, &[Meta, Own(core::quota_update)])
+        .with(&[("status", &[Meta, Also(core::quota_status)])]),
+    kind("", "Secret", subdomain, core::secret, &[Meta, Fixed(&["type"]), Own(core::frozen), Names, Body]),
+    unnamed("", "Service", service::create, &[Own(service::update)]).with(&[("status", &[Meta, Also(service::status)])]),
+    kind("admissionregistration.k8s.io", "MutatingAdmissionPolicy", subdomain, webhooks::policy, &[Names, Body, Meta]),
+    kind("admissionregistration.k8s.io", "MutatingAdmissionPolicyBinding", subdomain, webhooks::policy_binding, &[Names, Body, Meta]),
+    kind("admissionregistration.k8s.io", "MutatingWebhookConfiguration", subdomain, webhooks::mutating, &[Names, Body]),
+    kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicy", subdomain, webhooks::policy, &[Names, Body, Meta])
+        .with(&[("status", &[Meta, Also(webhooks::policy_status)])]),
+    kind("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding", subdomain, webhooks::policy_binding, &[Names, Body, Meta]),
+    kind("admissionregistration.k8s.io", "ValidatingWebhookConfiguration", subdomain, webhooks::validating, &[Names, Body]),
+    unnamed("apiextensions.k8s.io", "CustomResourceDefinition", definition::definition, &[Meta, Own(definition::definition_update)])
+        .with(&[("status", &[Meta, Also(definition::definition_status)])]),
+    unnamed("apiregistration.k8s.io", "APIService", webhooks::api_service, &[Meta, Body]),
+    kind("apps", "ControllerRevision", subdomain, workloads::controller_revision, &[Meta, Names, Body, Fixed(&["data"])]),
+    kind("apps", "DaemonSet", subdomain, workloads::daemon_set, &[Meta, Fixed(&["spec.selector"]), Body]).with(&[("status", &[Meta, Counts(&[
+        "currentNumberScheduled", "numberMisscheduled", "desiredNumberScheduled", "numberReady", "updatedNumberScheduled", "numberAvailable",
+        "numberUnavailable",
+    ])])]),
+    kind("apps", "Deployment", subdomain, workloads::deployment, &[Meta, Body, Fixed(&["spec.selector"])]).with(&[("status", &[Meta, Counts(&[
+        "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas",
+    ])])]),
+    kind("apps", "ReplicaSet", subdomain, workloads::replica_set, &[Meta, Body, Fixed(&["spec.selector"])]).with(&[("status", REPLICAS)]),
+    kind("apps", "StatefulSet", label, workloads::stateful_set, &[Meta, Own(workloads::stateful_set_update)]).with(&[("status", &[Meta, Counts(&[
+        "replicas", "readyReplicas", "currentReplicas", "updatedReplicas", "availableReplicas",
+    ])])]),
+    // Reviews are judged by what they ask.
+    unnamed("authentication.k8s.io", "SelfSubjectReview", nothing, &[Meta]),
+    unnamed("authentication.k8s.io", "TokenReview", nothing, &[Meta]),
+    unnamed("authorization.k8s.io", "LocalSubjectAccessReview", access::local_access_review, &[Meta]),
+    unnamed("authorization.k8s.io", "SelfSubjectAccessReview", access::self_access_review, &[Meta]),
+    unnamed("authorization.k8s.io", "SelfSubjectRulesReview", nothing, &[Meta]),
+    unnamed("authorization.k8s.io", "SubjectAccessReview", access::access_review, &[Meta]),
+    kind("autoscaling", "HorizontalPodAutoscaler", subdomain, cluster::autoscaler, &[Meta, Body])
+        .with(&[("status", &[Meta, Also(cluster::autoscaler_status)])]),
+    kind("autoscaling", "Scale", subdomain, cluster::scale, &[Meta]),
+    kind("batch", "CronJob", subdomain, jobs::cron_job, &[Meta, Also(jobs::cron_job_spec)]),
+    unnamed("batch", "Job", jobs::job, &[Body, Meta, Own(jobs::job_update)]).with(&[("status", &[Meta, Own(job_status::update)])]),
+    kind("certificates.k8s.io", "CertificateSigningRequest", path_segment, access::signing_request, &[
+        Names, Body, Own(access::signing_request_update), Meta,
+    ])
+    .with(&[
+        ("status", &[Names, Body, Own(access::signing_request_status), Meta]),
+        ("approval", &[Names, Body, Own(access::signing_request_approval), Meta]),
+    ]),
+    kind("coordination.k8s.io", "Lease", subdomain, cluster::lease, &[Meta, Body]),
+    kind("discovery.k8s.io", "EndpointSlice", subdomain, network::slice, &[Names, Body, Fixed(&["addressType"])]),
+    kind("events.k8s.io", "Event", subdomain, core::event, &[Own(core::event_update)]),
+    kind("flowcontrol.apiserver.k8s.io", "FlowSchema", subdomain, cluster::flow_schema, &[Meta, Names, Body])
+        .with(&[("status", &[Meta, Also(cluster::flow_status)])]),
+    kind("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", subdomain, cluster::priority_level, &[Meta, Names, Body])
+        .with(&[("status", &[Meta, Also(cluster::flow_status)])]),
+    kind("networking.k8s.io", "Ingress", subdomain, network::ingress, &[Meta, Also(network::ingress_rules)]),
+    kind("networking.k8s.io", "IngressClass", subdomain, network::ingress_class, &[Meta, Fixed(&["spec.controller"]), Names, Body]),
+    unnamed("networking.k8s.io", "IPAddress", network::ip_address, &[Meta, Fixed(&["spec.parentRef"])]),
+    kind("networking.k8s.io", "NetworkPolicy", subdomain, network::network_policy, &[Meta, Body]),
+    kind("networking.k8s.io", "ServiceCIDR", subdomain, network::service_cidr, &[Meta, Own(network::service_cidr_update)]),
+    kind("node.k8s.io", "RuntimeClass", subdomain, cluster::runtime_class, &[Meta, Fixed(&["handler"])]),
+    kind("policy", "PodDisruptionBudget", path_segment, cluster::budget, &[Meta, Body]).with(&[("status", &[Meta, Also(cluster::budget_status)])]),
+    kind("rbac.authorization.k8s.io", "ClusterRole", path_segment, access::cluster_role, &[Names, Body, Meta]),
+    kind("rbac.authorization.k8s.io", "ClusterRoleBinding", path_segment, access::cluster_role_binding, &[
+        Names, Body, Meta, Own(access::binding_update),
+    ]),
+    kind("rbac.authorization.k8s.io", "Role", path_segment, access::role, &[Names, Body, Meta]),
+    kind("rbac.authorization.k8s.io", "RoleBinding", path_segment, access::role_binding, &[Names, Body, Meta, Own(access::binding_update)]),
+    kind("resource.k8s.io", "DeviceClass", subdomain, devices::class, &[Meta, Body]),
+    kind("resource.k8s.io", "ResourceClaim", subdomain, devices::claim, &[Meta, Fixed(&["spec"])])
+        .with(&[("status", &[Meta, Own(claim_status::update)])]),
+    kind("resource.k8s.io", "ResourceClaimTemplate", subdomain, devices::template, &[Names, Body, Meta, Fixed(&["spec"])]),
+    kind("resource.k8s.io", "ResourceSlice", subdomain, devices::resource_slice, &[Meta, Own(devices::resource_slice_update)]),
+    kind("scheduling.k8s.io", "PriorityClass", subdomain, cluster::priority_class, &[
+        Meta, Own(cluster::priority_class_update), Fixed(&["preemptionPolicy"]),
+    ]),
+    kind("storage.k8s.io", "CSIDriver", subdomain, storage::driver, &[Meta, Names, Body, Own(storage::driver_update)]),
+    kind("storage.k8s.io", "CSINode", subdomain, storage::csi_node, &[Meta, Names, Body, Own(storage::csi_node_update)]),
+    kind("storage.k8s.io", "CSIStorageCapacity", subdomain, storage::capacity, &[Meta, Fixed(&["nodeTopology", "storageClassName"])]),
+    kind("storage.k8s.io", "StorageClass", subdomain, storage::class, &[
+        Names, Body, Meta, Fixed(&["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"]),
+    ]),
+    kind("storage.k8s.io", "VolumeAttachment", subdomain, storage::attachment, &[Meta, Names, Body, Fixed(&["spec"])]),
+    kind("storage.k8s.io", "VolumeAttributesClass", subdomain, storage::attributes_class, &[
+        Meta, Own(storage::attributes_class_update), Names, Body,
+    ]),
 ];
 
-fn rules_of(resource: &Resource) -> Option<&'static Rules> {
-    KINDS.iter().find(|rules| rules.kind == resource.kind && rules.group == resource.group)
+fn rules_of(resource: &Resource) -> &'static Rules {
+    KINDS.iter().find(|rules| rules.kind == resource.kind && rules.group == resource.group).unwrap_or(&PLAIN)
 }
 
 /// An autoscaler's rules are written for `v2`, whatever version it is in.
@@ -223,23 +243,12 @@ fn rules_schema(resource: &Resource) -> &Schema {
 pub fn validate_create(resource: &Resource, object: &Value) -> Vec<field::Error> {
     let object = in_rules_version(resource, object);
     let (at, mut errors) = (At::of(&object, rules_schema(resource)), Errors::default());
-    match (&resource.schema, rules_of(resource)) {
-        (ResourceSchema::Custom(custom), _) => custom::create(&mut errors, custom, &at, resource.namespaced),
-        (_, Some(rules)) => (rules.create)(&mut errors, &at),
-        (_, None) if resource.namespaced => namespaced(&mut errors, &at),
-        (_, None) => cluster_wide(&mut errors, &at),
+    if let Some(custom) = resource.custom() {
+        custom::create(&mut errors, custom, &at, resource.namespaced);
+    } else {
+        rules_of(resource).judge(&[Names, Body], &mut errors, &at, &Value::Null, resource.namespaced);
     }
     errors.0
-}
-
-/// What is wrong with an object that is to replace another.
-pub fn validate_update(resource: &Resource, new: &Value, old: &Value) -> Vec<field::Error> {
-    validate_subresource_update(resource, "", new, old)
-}
-
-/// What is wrong with an object whose status is to replace another's.
-pub fn validate_status_update(resource: &Resource, new: &Value, old: &Value) -> Vec<field::Error> {
-    validate_subresource_update(resource, "status", new, old)
 }
 
 /// What is wrong with an object that is to replace another through a subresource (`ephemeralcontainers`); an empty
@@ -249,14 +258,13 @@ pub fn validate_subresource_update(resource: &Resource, subresource: &str, new: 
     let (at, mut errors) = (At::of(&new, rules_schema(resource)), Errors::default());
     // Upstream's update looks at metadata before, and most kinds look again.
     meta::meta_update(&mut errors, &at, &old);
-    match (&resource.schema, rules_of(resource)) {
-        (ResourceSchema::Custom(custom), _) => custom::update(&mut errors, custom, subresource, &at, &old),
-        (_, Some(rules)) => {
-            let own = rules.below.iter().find(|(name, _)| *name == subresource).map(|(_, update)| *update);
-            let update = own.unwrap_or(if subresource == "status" { meta::meta_update } else { rules.update });
-            update(&mut errors, &at, &old);
-        }
-        (_, None) => meta::meta_update(&mut errors, &at, &old),
+    if let Some(custom) = resource.custom() {
+        custom::update(&mut errors, custom, subresource, &at, &old);
+    } else {
+        let rules = rules_of(resource);
+        let own = rules.below.iter().find(|(name, _)| *name == subresource).map(|(_, steps)| *steps);
+        let steps = own.unwrap_or(if subresource == "status" { &[Meta] } else { rules.update });
+        rules.judge(steps, &mut errors, &at, &old, resource.namespaced);
     }
     errors.0
 }
@@ -330,7 +338,7 @@ mod tests {
         let errors = |change: Value| {
             let mut new = old.clone();
             json_patch::merge(&mut new, &change);
-            validate_update(resource, &new, &old).iter().map(ToString::to_string).collect::<Vec<_>>()
+            validate_subresource_update(resource, "", &new, &old).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(errors(json!({"metadata": {"labels": {"a": "b"}}})), [""; 0]);
         let refused = errors(json!({"spec": {"nodeName": "n"}}));
@@ -340,7 +348,7 @@ mod tests {
         let (resource, old) = admitted("", "v1", "Secret", json!({"metadata": {"name": "s", "namespace": "n"}, "immutable": true, "data": {"k": "dg=="}}));
         let mut new = old.clone();
         new["data"]["k"] = "eg==".into();
-        let errors: Vec<String> = validate_update(resource, &new, &old).iter().map(ToString::to_string).collect();
+        let errors: Vec<String> = validate_subresource_update(resource, "", &new, &old).iter().map(ToString::to_string).collect();
         assert_eq!(errors, ["data: Forbidden: field is immutable when `immutable` is set"]);
     }
 
@@ -351,7 +359,7 @@ mod tests {
             "spec": {"attacher": "a.io", "nodeName": "n", "source": {"persistentVolumeName": "pv"}}}));
         let mut new = old.clone();
         new["spec"]["nodeName"] = "m".into();
-        let errors: Vec<String> = validate_update(resource, &new, &old).iter().map(ToString::to_string).collect();
+        let errors: Vec<String> = validate_subresource_update(resource, "", &new, &old).iter().map(ToString::to_string).collect();
         let shown = r#"{"Attacher":"a.io","Source":{"PersistentVolumeName":"pv","InlineVolumeSpec":null},"NodeName":"m"}"#;
         assert_eq!(errors, [format!("spec: Invalid value: {shown}: field is immutable")]);
         check("policy", "PodDisruptionBudget", json!({"metadata": meta, "spec": {"minAvailable": 1, "maxUnavailable": 1, "selector": {"matchLabels": {"a": "b"}}}}),
@@ -397,7 +405,7 @@ mod tests {
                 if resource.schema().prune(&mut object).is_ok() {
                     crate::defaults::apply(resource, &mut object);
                     validate_create(resource, &object);
-                    validate_update(resource, &object, &odd);
+                    validate_subresource_update(resource, "", &object, &odd);
                     for subresource in &resource.subresources {
                         validate_subresource_update(resource, &subresource.name, &object, &odd);
                     }

@@ -4,15 +4,13 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::check::{At, Errors, same};
+use super::check::{At, Errors};
 use super::container::PROTOCOLS;
 use super::jobs::domain_path;
 use super::{address, meta};
-use crate::field::Error;
 use crate::names;
 
 pub(super) fn ingress(e: &mut Errors, ingress: &At) {
-    meta::object_meta(e, ingress, true, meta::subdomain);
     ingress_rules(e, ingress);
     const ANNOTATION: &str = "kubernetes.io/ingress.class";
     let class = ingress.at("spec.ingressClassName");
@@ -22,7 +20,8 @@ pub(super) fn ingress(e: &mut Errors, ingress: &At) {
     }
 }
 
-fn ingress_rules(e: &mut Errors, ingress: &At) {
+/// What holds of an update too, which may leave the annotation as it is.
+pub(super) fn ingress_rules(e: &mut Errors, ingress: &At) {
     let spec = ingress.at("spec");
     let (default, rules) = (spec.at("defaultBackend"), spec.at("rules"));
     if !default.is_set() && rules.is_empty() {
@@ -47,9 +46,7 @@ fn ingress_rules(e: &mut Errors, ingress: &At) {
         tls.at("hosts").items().for_each(|host| host_name(e, &host));
         e.optional_form(&tls.at("secretName"), names::dns_subdomain);
     }
-    if spec.at("ingressClassName").is_set() {
-        e.form(&spec.at("ingressClassName"), names::dns_subdomain);
-    }
+    e.given_form(&spec.at("ingressClassName"), names::dns_subdomain);
 }
 
 fn host_name(e: &mut Errors, host: &At) {
@@ -87,9 +84,7 @@ fn backend(e: &mut Errors, at: &At) {
         (false, false) => return e.invalid_value(at, "", "resource or service backend is required"),
         (false, true) => {
             e.optional_form(&resource.at("apiGroup"), names::dns_subdomain);
-            for field in ["kind", "name"].map(|f| resource.at(f)) {
-                e.required_form(&field, names::path_segment);
-            }
+            ["kind", "name"].iter().for_each(|f| e.required_form(&resource.at(f), names::path_segment));
             return;
         }
         (true, false) => {}
@@ -104,27 +99,15 @@ fn backend(e: &mut Errors, at: &At) {
     }
 }
 
-pub(super) fn ingress_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    ingress_rules(e, new);
-}
-
 pub(super) fn ingress_class(e: &mut Errors, class: &At) {
-    meta::object_meta(e, class, false, meta::subdomain);
     let (controller, parameters) = (class.at("spec.controller"), class.at("spec.parameters"));
-    if controller.str().len() > 250 {
-        e.too_long(&controller, 250);
-    }
+    e.no_longer(&controller, 250);
     domain_path(e, &controller);
     if !parameters.is_set() {
         return;
     }
-    if parameters.at("apiGroup").is_set() {
-        e.form(&parameters.at("apiGroup"), names::dns_subdomain);
-    }
-    for field in ["kind", "name"].map(|f| parameters.at(f)) {
-        e.required_form(&field, names::path_segment);
-    }
+    e.given_form(&parameters.at("apiGroup"), names::dns_subdomain);
+    ["kind", "name"].iter().for_each(|f| e.required_form(&parameters.at(f), names::path_segment));
     let (scope, namespace) = (parameters.at("scope"), parameters.at("namespace"));
     match scope.str() {
         "" => e.required(&scope, ""),
@@ -135,23 +118,8 @@ pub(super) fn ingress_class(e: &mut Errors, class: &At) {
     }
 }
 
-pub(super) fn ingress_class_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    e.unchanged(&new.at("spec"), &old["spec"], &["controller"]);
-    ingress_class(e, new);
-}
-
-pub(super) fn network_policy(e: &mut Errors, policy: &At) {
-    meta::object_meta(e, policy, true, meta::subdomain);
-    policy_spec(e, &policy.at("spec"));
-}
-
-pub(super) fn network_policy_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    policy_spec(e, &new.at("spec"));
-}
-
-fn policy_spec(e: &mut Errors, spec: &At) {
+pub(super) fn network_policy(e: &mut Errors, object: &At) {
+    let spec = object.at("spec");
     meta::label_selector(e, &spec.at("podSelector"));
     for (direction, peers) in [("ingress", "from"), ("egress", "to")] {
         for rule in spec.at(direction).items() {
@@ -222,21 +190,14 @@ fn ip_block(e: &mut Errors, block: &At) {
     }
 }
 
-pub(super) fn endpoints(e: &mut Errors, endpoints: &At) {
-    meta::object_meta(e, endpoints, true, meta::subdomain);
-    subsets(e, &endpoints.at("subsets"));
-}
-
 pub(super) fn endpoints_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    meta::object_meta(e, new, true, meta::subdomain);
-    if !same(&new.value["subsets"], &old["subsets"]) {
-        subsets(e, &new.at("subsets"));
+    if meta::changed(new, old, "subsets") {
+        endpoints(e, new);
     }
 }
 
-fn subsets(e: &mut Errors, list: &At) {
-    for subset in list.items() {
+pub(super) fn endpoints(e: &mut Errors, endpoints: &At) {
+    for subset in endpoints.at("subsets").items() {
         let lists = ["addresses", "notReadyAddresses"].map(|name| subset.at(name));
         if lists.iter().all(|l| l.is_empty()) {
             e.required(&subset, "must specify `addresses` or `notReadyAddresses`");
@@ -244,9 +205,7 @@ fn subsets(e: &mut Errors, list: &At) {
         for address in lists.iter().flat_map(At::items) {
             address::ip(e, &address.at("ip"));
             e.optional_form(&address.at("hostname"), names::dns_label);
-            if address.at("nodeName").is_set() {
-                e.form(&address.at("nodeName"), names::dns_subdomain);
-            }
+            e.given_form(&address.at("nodeName"), names::dns_subdomain);
             address::endpoint_ip(e, &address.at("ip"));
         }
         let ports = subset.at("ports");
@@ -254,15 +213,12 @@ fn subsets(e: &mut Errors, list: &At) {
             if ports.len() > 1 { e.required_form(&port.at("name"), names::dns_label) } else { e.optional_form(&port.at("name"), names::dns_label) }
             e.port_number(&port.at("port"));
             e.one_of(&port.at("protocol"), &PROTOCOLS);
-            if port.at("appProtocol").is_set() {
-                e.form(&port.at("appProtocol"), names::qualified_name);
-            }
+            e.given_form(&port.at("appProtocol"), names::qualified_name);
         }
     }
 }
 
 pub(super) fn slice(e: &mut Errors, slice: &At) {
-    meta::object_meta(e, slice, true, meta::subdomain);
     e.one_of(&slice.at("addressType"), &["FQDN", "IPv4", "IPv6"]);
     slice_endpoints(e, slice);
     slice_ports(e, &slice.at("ports"));
@@ -270,16 +226,13 @@ pub(super) fn slice(e: &mut Errors, slice: &At) {
 
 fn slice_endpoints(e: &mut Errors, slice: &At) {
     let (kind, list) = (slice.at("addressType"), slice.at("endpoints"));
-    if list.len() > 1000 {
-        return e.push(Error::too_many(&list.path, list.len(), 1000));
+    if e.too_many(&list, 1000) {
+        return;
     }
     for endpoint in list.items() {
         let addresses = endpoint.at("addresses");
-        if addresses.is_empty() {
-            e.required(&addresses, "must contain at least 1 address");
-        } else if addresses.len() > 100 {
-            e.push(Error::too_many(&addresses.path, addresses.len(), 100));
-        }
+        e.wanted(&addresses, "must contain at least 1 address");
+        e.too_many(&addresses, 100);
         for at in addresses.items() {
             match (kind.str(), address::parse(at.str())) {
                 ("IPv4" | "IPv6", None) => address::ip(e, &at),
@@ -290,17 +243,11 @@ fn slice_endpoints(e: &mut Errors, slice: &At) {
                 _ => {}
             }
         }
-        if endpoint.at("nodeName").is_set() {
-            e.form(&endpoint.at("nodeName"), names::dns_subdomain);
-        }
+        e.given_form(&endpoint.at("nodeName"), names::dns_subdomain);
         let topology = endpoint.at("deprecatedTopology");
-        if topology.len() > 16 {
-            e.push(Error::too_many(&topology.path, topology.len(), 16));
-        }
+        e.too_many(&topology, 16);
         meta::labels(e, &topology);
-        if endpoint.at("hostname").is_set() {
-            e.form(&endpoint.at("hostname"), names::dns_label);
-        }
+        e.given_form(&endpoint.at("hostname"), names::dns_label);
         hints(e, &endpoint.at("hints"));
     }
 }
@@ -310,15 +257,12 @@ fn hints(e: &mut Errors, hints: &At) {
     const MAX: usize = 8;
     for (list, rule) in [("forZones", names::label_value as fn(&str) -> Vec<String>), ("forNodes", names::dns_subdomain)] {
         let list = hints.at(list);
-        if list.len() > MAX {
-            return e.push(Error::too_many(&list.path, list.len(), MAX));
+        if e.too_many(&list, MAX) {
+            return;
         }
-        let mut seen = Vec::new();
+        let mut seen = HashSet::new();
         for name in list.items().map(|item| item.at("name")) {
-            if seen.contains(&name.str()) {
-                e.duplicate(&name);
-            }
-            seen.push(name.str());
+            e.once(&name, &mut seen);
             e.form(&name, rule);
         }
     }
@@ -328,39 +272,28 @@ fn hints(e: &mut Errors, hints: &At) {
 fn full_name(e: &mut Errors, at: &At) {
     let name = at.str().strip_suffix('.').unwrap_or(at.str());
     let before = e.0.len();
-    for fault in names::dns_subdomain(name) {
-        e.invalid_value(at, name, fault);
-    }
+    e.text_form(at, name, names::dns_subdomain);
     if !e.has_since(before) && !name.contains('.') {
         e.invalid_value(at, name, "should be a domain with at least two segments separated by dots");
     }
 }
 
 fn slice_ports(e: &mut Errors, list: &At) {
-    if list.len() > 20_000 {
-        return e.push(Error::too_many(&list.path, list.len(), 20_000));
+    if e.too_many(list, 20_000) {
+        return;
     }
     let mut seen = HashSet::new();
     for port in list.items() {
         let name = port.at("name");
         e.optional_form(&name, names::dns_label);
-        if !seen.insert(name.str()) {
-            e.duplicate(&name);
-        }
+        e.once(&name, &mut seen);
         if port.at("protocol").is_set() {
             e.maybe_one_of(&port.at("protocol"), &PROTOCOLS);
         } else {
             e.required(&port.at("protocol"), "");
         }
-        if port.at("appProtocol").is_set() {
-            e.form(&port.at("appProtocol"), names::qualified_name);
-        }
+        e.given_form(&port.at("appProtocol"), names::qualified_name);
     }
-}
-
-pub(super) fn slice_update(e: &mut Errors, new: &At, old: &Value) {
-    slice(e, new);
-    e.unchanged(new, old, &["addressType"]);
 }
 
 pub(super) fn ip_address(e: &mut Errors, object: &At) {
@@ -375,19 +308,11 @@ pub(super) fn ip_address(e: &mut Errors, object: &At) {
         return e.required(&parent, "");
     }
     e.optional_form(&parent.at("group"), names::dns_subdomain);
-    for field in ["resource", "name"].map(|f| parent.at(f)) {
-        e.required_form(&field, names::path_segment);
-    }
+    ["resource", "name"].iter().for_each(|f| e.required_form(&parent.at(f), names::path_segment));
     e.optional_form(&parent.at("namespace"), names::path_segment);
 }
 
-pub(super) fn ip_address_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    e.unchanged(new, old, &["spec.parentRef"]);
-}
-
 pub(super) fn service_cidr(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, false, meta::subdomain);
     let ranges = object.at("spec.cidrs");
     if ranges.is_empty() {
         return e.required(&ranges, "at least one CIDR required");
@@ -401,12 +326,9 @@ pub(super) fn service_cidr(e: &mut Errors, object: &At) {
 }
 
 pub(super) fn service_cidr_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     let (ranges, was) = (new.at("spec.cidrs"), At::root(old).at("spec.cidrs"));
     if ranges.len() < was.len() {
         return e.immutable(&ranges);
     }
-    for (now, _) in ranges.items().zip(was.items()).filter(|(now, was)| now.value != was.value) {
-        e.immutable(&now);
-    }
+    ranges.items().zip(was.items()).filter(|(now, was)| now.value != was.value).for_each(|(now, _)| e.immutable(&now));
 }

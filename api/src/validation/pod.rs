@@ -1,5 +1,7 @@
 //! Pods and their templates.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::check::{At, Errors, same};
@@ -8,10 +10,8 @@ use super::{address, meta, resources, scheduling, volume, windows};
 use crate::field::Error;
 use crate::names;
 
-
 /// A pod to be created.
 pub(super) fn create(e: &mut Errors, pod: &At) {
-    meta::object_meta(e, pod, true, meta::subdomain);
     metadata_and_spec(e, pod);
     let spec = pod.at("spec");
     if !spec.at("ephemeralContainers").is_empty() {
@@ -63,20 +63,15 @@ fn pod_spec(e: &mut Errors, spec: &At, name: Option<&str>) {
     host_network_ports(e, &pod);
     e.one_of(&spec.at("restartPolicy"), &["Always", "OnFailure", "Never"]);
     e.one_of(&spec.at("dnsPolicy"), &["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"]);
-    scheduling::node_labels(e, &spec.at("nodeSelector"));
+    meta::labels(e, &spec.at("nodeSelector"));
     security(e, spec);
     scheduling::affinity(e, &spec.at("affinity"));
     dns(e, spec);
-    for gate in spec.at("readinessGates").items() {
-        e.form(&gate.at("conditionType"), names::qualified_name);
-    }
-    let mut gates = Vec::new();
+    spec.at("readinessGates").items().for_each(|gate| e.form(&gate.at("conditionType"), names::qualified_name));
+    let mut gates = HashSet::new();
     for gate in spec.at("schedulingGates").items().map(|gate| gate.at("name").called(gate.path)) {
         e.form(&gate, names::qualified_name);
-        if gates.contains(&gate.str()) {
-            e.duplicate(&gate);
-        }
-        gates.push(gate.str());
+        e.once(&gate, &mut gates);
     }
     scheduling::spread(e, &spec.at("topologySpreadConstraints"));
     windows::host_process(e, spec);
@@ -86,18 +81,14 @@ fn pod_spec(e: &mut Errors, spec: &At, name: Option<&str>) {
         e.optional_form(&spec.at(field), names::dns_subdomain);
     }
     e.in_range(&spec.at("activeDeadlineSeconds"), 1, i32::MAX.into());
-    for field in ["hostname", "subdomain"] {
-        e.optional_form(&spec.at(field), names::dns_label);
-    }
+    ["hostname", "subdomain"].into_iter().for_each(|field| e.optional_form(&spec.at(field), names::dns_label));
     scheduling::tolerations(e, &spec.at("tolerations"));
     for alias in spec.at("hostAliases").items() {
         address::ip(e, &alias.at("ip"));
         alias.at("hostnames").items().for_each(|host| e.form(&host, names::dns_subdomain));
     }
     e.optional_form(&spec.at("priorityClassName"), names::dns_subdomain);
-    if spec.at("runtimeClassName").is_set() {
-        e.form(&spec.at("runtimeClassName"), names::dns_subdomain);
-    }
+    e.given_form(&spec.at("runtimeClassName"), names::dns_subdomain);
     if spec.at("preemptionPolicy").is_set() {
         e.one_of(&spec.at("preemptionPolicy"), &["PreemptLowerPriority", "Never"]);
     }
@@ -181,9 +172,7 @@ fn security(e: &mut Errors, spec: &At) {
     if !at.is_set() {
         return;
     }
-    for field in ["fsGroup", "runAsUser", "runAsGroup"] {
-        e.user_id(&at.at(field));
-    }
+    ["fsGroup", "runAsUser", "runAsGroup"].into_iter().for_each(|field| e.user_id(&at.at(field)));
     at.at("supplementalGroups").items().for_each(|group| e.user_id(&group));
     let share = spec.at("shareProcessNamespace").called(at.below("shareProcessNamespace"));
     if share.flag() && spec.at("hostPID").flag() {
@@ -250,9 +239,7 @@ fn dns(e: &mut Errors, spec: &At) {
     }
     for search in searches.items().filter(|s| s.str() != ".") {
         let name = search.str().strip_suffix('.').unwrap_or(search.str());
-        for fault in names::dns_subdomain_with_underscore(name) {
-            e.invalid_value(&search, name, fault);
-        }
+        e.text_form(&search, name, names::dns_subdomain_with_underscore);
     }
     for option in config.at("options").items().filter(|o| o.at("name").is_empty()) {
         e.required(&option, "must not be empty");
@@ -281,9 +268,7 @@ fn hostname_override(e: &mut Errors, spec: &At) {
     if spec.at("hostNetwork").flag() {
         e.forbidden(&name, "may not be specified when hostNetwork is true");
     }
-    if name.str().len() > 64 {
-        e.too_long(&name, 64);
-    }
+    e.no_longer(&name, 64);
     e.form(&name, names::dns_subdomain);
 }
 
@@ -322,8 +307,6 @@ const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].imag
 
 /// A pod to replace another.
 pub(super) fn update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    meta::object_meta(e, new, true, meta::subdomain);
     metadata_and_spec(e, new);
     let (spec, was) = (new.at("spec"), &old["spec"]);
     for list in ["containers", "initContainers"] {
@@ -400,7 +383,6 @@ fn munge(new: &Value, old: &Value, gated: bool) -> Value {
 
 /// A pod whose status is to replace another's.
 pub(super) fn status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     let (status, was) = (new.at("status"), At::root(old));
     for condition in status.at("conditions").items() {
         let kind = condition.at("type");
@@ -418,16 +400,12 @@ pub(super) fn status(e: &mut Errors, new: &At, old: &Value) {
             e.forbidden(&nominated, "may not be set on pods that are already bound to a node");
         }
     }
-    if status.at("observedGeneration").number() < 0 {
-        e.invalid(&status.at("observedGeneration"), "must be a non-negative integer");
-    }
+    e.at_least(&status.at("observedGeneration"), 0, "must be a non-negative integer");
     if status.at("qosClass").str() != was.at("status.qosClass").str() {
         e.immutable(&status.at("qosClass"));
     }
     transitions(e, &status, &was);
-    for ip in status.at("podIPs").items() {
-        address::ip(e, &ip.at("ip").called(ip.path));
-    }
+    status.at("podIPs").items().for_each(|ip| address::ip(e, &ip.at("ip").called(ip.path)));
     address::one_of_each_family(e, &status.at("podIPs"), |ip| ip.at("ip").str(), "may specify no more than one IP for each IP family");
 }
 
@@ -452,8 +430,6 @@ fn transitions(e: &mut Errors, status: &At, old: &At) {
 
 /// A pod into which ephemeral containers are put.
 pub(super) fn ephemeral_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    meta::object_meta(e, new, true, meta::subdomain);
     metadata_and_spec(e, new);
     let list = new.at("spec.ephemeralContainers");
     for before in At::root(&old["spec"]).at("ephemeralContainers").items() {
@@ -470,8 +446,6 @@ pub(super) fn ephemeral_update(e: &mut Errors, new: &At, old: &Value) {
 
 /// A pod whose resources are resized in place: nothing but CPU and memory may change.
 pub(super) fn resize(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    meta::object_meta(e, new, true, meta::subdomain);
     metadata_and_spec(e, new);
     let spec = new.at("spec");
     if crate::pod::qos_class(new.value) != crate::pod::qos_class(old) {

@@ -51,9 +51,7 @@ pub(super) fn is_standard_of_quota(name: &str) -> bool {
 /// A resource's name, of any kind. `at` is its entry.
 pub(super) fn any_name(e: &mut Errors, at: &At, name: &str) {
     let before = e.0.len();
-    for fault in names::qualified_name(name) {
-        e.invalid_value(at, name, fault);
-    }
+    e.text_form(at, name, names::qualified_name);
     if !e.has_since(before) && !name.contains('/') && !is_standard_of_quota(name) && name != "storage" {
         e.invalid_value(at, name, "must be a standard resource type or fully qualified");
     }

@@ -1,7 +1,7 @@
 //! Where pods may run: affinity, taints and tolerations, spreading.
 
 use super::check::{At, Errors};
-use super::meta::{label_selector, labels};
+use super::meta::{label_selector, operator_values};
 use crate::field::Error;
 use crate::names;
 
@@ -49,16 +49,13 @@ fn node_term(e: &mut Errors, term: &At, check_values: bool) {
     for expression in term.at("matchExpressions").items() {
         let (operator, values) = (expression.at("operator"), expression.at("values"));
         match (operator.str(), values.len()) {
-            ("In" | "NotIn", 0) => e.required(&values, "must be specified when `operator` is 'In' or 'NotIn'"),
-            ("Exists" | "DoesNotExist", 1..) => e.forbidden(&values, "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"),
-            ("Gt" | "Lt", 0 | 2..) => e.required(&values, "must be specified single value when `operator` is 'Lt' or 'Gt'"),
-            ("In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt", _) => {}
+            ("Gt" | "Lt", 1) => {}
+            ("Gt" | "Lt", _) => e.required(&values, "must be specified single value when `operator` is 'Lt' or 'Gt'"),
+            _ if operator_values(e, &expression) => {}
             _ => e.invalid_value(&operator, operator.str(), "not a valid selector operator"),
         }
         e.form(&expression.at("key"), names::qualified_name);
-        for value in values.items().filter(|_| check_values) {
-            e.form(&value, names::label_value);
-        }
+        values.items().filter(|_| check_values).for_each(|value| e.form(&value, names::label_value));
     }
     for expression in term.at("matchFields").items() {
         let (operator, values, key) = (expression.at("operator"), expression.at("values"), expression.at("key"));
@@ -80,14 +77,10 @@ fn node_term(e: &mut Errors, term: &At, check_values: bool) {
 fn pod_term(e: &mut Errors, term: &At) {
     label_selector(e, &term.at("labelSelector"));
     label_selector(e, &term.at("namespaceSelector"));
-    for name in term.at("namespaces").items() {
-        e.form(&name.called(term.below("namespace")), names::dns_label);
-    }
+    term.at("namespaces").items().for_each(|name| e.form(&name.called(term.below("namespace")), names::dns_label));
     label_keys(e, term);
     let key = term.at("topologyKey");
-    if key.is_empty() {
-        e.required(&key, "can not be empty");
-    }
+    e.wanted(&key, "can not be empty");
     e.form(&key, names::qualified_name);
 }
 
@@ -164,12 +157,8 @@ pub(super) fn spread(e: &mut Errors, list: &At) {
     let all: Vec<At> = list.items().collect();
     for (i, constraint) in all.iter().enumerate() {
         let (skew, key, action) = (constraint.at("maxSkew"), constraint.at("topologyKey"), constraint.at("whenUnsatisfiable"));
-        if skew.number() <= 0 {
-            e.invalid_value(&skew, skew.number(), "must be greater than zero");
-        }
-        if key.is_empty() {
-            e.required(&key, "can not be empty");
-        }
+        e.positive(&skew, "must be greater than zero");
+        e.wanted(&key, "can not be empty");
         if !matches!(action.str(), "DoNotSchedule" | "ScheduleAnyway") {
             e.push(Error::not_supported(&action.path, action.str(), &["DoNotSchedule", "ScheduleAnyway"]));
         }
@@ -179,9 +168,7 @@ pub(super) fn spread(e: &mut Errors, list: &At) {
             e.push(Error::duplicate(path, format!("{{{}, {}}}", key.str(), action.str())));
         }
         let domains = constraint.at("minDomains");
-        if domains.int().is_some_and(|n| n <= 0) {
-            e.invalid(&domains, "must be greater than zero");
-        }
+        e.at_least(&domains, 1, "must be greater than zero");
         if domains.is_set() && action.str() != "DoNotSchedule" {
             e.invalid(&domains, format!("can only use minDomains if whenUnsatisfiable=DoNotSchedule, not {}", action.str()));
         }
@@ -191,9 +178,4 @@ pub(super) fn spread(e: &mut Errors, list: &At) {
         label_keys(e, constraint);
         label_selector(e, &constraint.at("labelSelector"));
     }
-}
-
-/// Labels that a node must have.
-pub(super) fn node_labels(e: &mut Errors, map: &At) {
-    labels(e, map);
 }

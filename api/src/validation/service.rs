@@ -40,8 +40,7 @@ pub(super) fn update(e: &mut Errors, service: &At, old: &Value) {
 }
 
 /// A Service whose status is to replace another's.
-pub(super) fn status(e: &mut Errors, service: &At, old: &Value) {
-    meta::meta_update(e, service, old);
+pub(super) fn status(e: &mut Errors, service: &At) {
     let entries = service.at("status.loadBalancer.ingress");
     if kind(&service.at("spec")) != "LoadBalancer" && !entries.is_empty() {
         return e.forbidden(&entries, "may only be used when `spec.type` is 'LoadBalancer'");
@@ -94,9 +93,7 @@ fn rules(e: &mut Errors, service: &At) {
     }
     by_type(e, &spec);
     let mut names = HashSet::new();
-    for port in ports.items() {
-        service_port(e, &port, ports.len() > 1, &mut names);
-    }
+    ports.items().for_each(|port| service_port(e, &port, ports.len() > 1, &mut names));
     meta::labels(e, &spec.at("selector"));
     affinity(e, &spec);
     for ip in spec.at("externalIPs").items() {
@@ -146,16 +143,12 @@ fn service_port<'a>(e: &mut Errors, port: &At<'a>, needs_name: bool, seen: &mut 
         e.required(&name, "");
     } else if !name.is_empty() {
         e.form(&name, names::dns_label);
-        if !seen.insert(name.str()) {
-            e.duplicate(&name);
-        }
+        e.once(&name, seen);
     }
     e.port_number(&port.at("port"));
     e.one_of(&port.at("protocol"), &PROTOCOLS);
     e.port(&port.at("targetPort"));
-    if port.at("appProtocol").is_set() {
-        e.form(&port.at("appProtocol"), names::qualified_name);
-    }
+    e.given_form(&port.at("appProtocol"), names::qualified_name);
 }
 
 fn affinity(e: &mut Errors, spec: &At) {
@@ -189,9 +182,7 @@ fn cluster_ips(e: &mut Errors, spec: &At) {
         (true, Some(_)) => e.invalid(&ips, "must be empty when `clusterIP` is not specified"),
         _ => {}
     }
-    for family in families.items() {
-        e.maybe_one_of(&family, &["IPv4", "IPv6"]);
-    }
+    families.items().for_each(|family| e.maybe_one_of(&family, &["IPv4", "IPv6"]));
     e.unique(families.items());
     e.maybe_one_of(&policy, &["PreferDualStack", "RequireDualStack", "SingleStack"]);
     let before = e.0.len();

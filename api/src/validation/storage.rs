@@ -1,5 +1,7 @@
 //! Storage: volumes and claims, classes, drivers and attachments.
 
+use std::collections::HashSet;
+
 use serde_json::Value;
 
 use super::check::{At, Errors, same};
@@ -34,12 +36,8 @@ fn access_modes(e: &mut Errors, at: &At) {
     }
 }
 
-pub(super) fn volume(e: &mut Errors, volume: &At) {
-    meta::object_meta(e, volume, false, meta::subdomain);
-    volume_spec(e, &volume.at("spec"));
-}
-
-fn volume_spec(e: &mut Errors, spec: &At) {
+pub(super) fn volume(e: &mut Errors, object: &At) {
+    let spec = &object.at("spec");
     e.filled(&spec.at("accessModes"));
     access_modes(e, &spec.at("accessModes"));
     let capacity = spec.at("capacity");
@@ -97,9 +95,7 @@ fn volume_spec(e: &mut Errors, spec: &At) {
     e.maybe_one_of(&spec.at("volumeMode"), &VOLUME_MODES);
     let class = spec.at("volumeAttributesClassName");
     if class.is_set() {
-        if class.is_empty() {
-            e.required(&class, "an empty string is disallowed");
-        }
+        e.wanted(&class, "an empty string is disallowed");
         e.optional_form(&class, names::dns_subdomain);
         if !spec.at("csi").is_set() {
             e.required(&spec.at("csi"), "has to be specified when using volumeAttributesClassName");
@@ -114,9 +110,6 @@ fn positive(e: &mut Errors, amount: &At) {
 }
 
 pub(super) fn volume_update(e: &mut Errors, new: &At, old: &Value) {
-    // Upstream looks at the whole twice.
-    volume(e, new);
-    volume(e, new);
     let (spec, was) = (new.at("spec"), At::root(&old["spec"]));
     let mut now = spec.value.clone();
     if was.at("csi").is_set() && !was.at("csi.controllerExpandSecretRef").is_set() {
@@ -154,15 +147,12 @@ fn without_beta(affinity: &Value) -> Value {
 }
 
 pub(super) fn claim(e: &mut Errors, claim: &At) {
-    meta::object_meta(e, claim, true, meta::subdomain);
     claim_spec(e, &claim.at("spec"));
 }
 
 /// The spec of a claim, or of a template of claims.
 pub(super) fn claim_spec(e: &mut Errors, spec: &At) {
-    if spec.at("accessModes").is_empty() {
-        e.required(&spec.at("accessModes"), "at least 1 access mode is required");
-    }
+    e.wanted(&spec.at("accessModes"), "at least 1 access mode is required");
     meta::label_selector(e, &spec.at("selector"));
     access_modes(e, &spec.at("accessModes"));
     let storage = spec.at("resources.requests").key("storage").called(format!("{}[storage]", spec.below("resources")));
@@ -186,8 +176,6 @@ pub(super) fn claim_spec(e: &mut Errors, spec: &At) {
 }
 
 pub(super) fn claim_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    claim(e, new);
     let (mut now, mut was) = (new.at("spec").value.clone(), old["spec"].clone());
     let put = |spec: &mut Value, path: &[&str], value: &Value| {
         crate::value::remove(spec, path);
@@ -223,8 +211,7 @@ pub(super) fn claim_update(e: &mut Errors, new: &At, old: &Value) {
     }
 }
 
-pub(super) fn claim_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
+pub(super) fn claim_status(e: &mut Errors, new: &At) {
     for (_, amount) in new.at("status.capacity").entries() {
         if let Some(value) = amount.quantity().map(|q| q.value()).filter(|v| *v < 0) {
             e.invalid_value(&amount, value, "must be a valid resource quantity");
@@ -241,11 +228,10 @@ fn provisioner(e: &mut Errors, provisioner: &At) {
         return e.required(provisioner, "");
     }
     let name = provisioner.str().to_lowercase();
-    names::qualified_name(&name).into_iter().for_each(|fault| e.invalid_value(provisioner, name.as_str(), fault));
+    e.text_form(provisioner, &name, names::qualified_name);
 }
 
 pub(super) fn class(e: &mut Errors, class: &At) {
-    meta::object_meta(e, class, false, meta::subdomain);
     provisioner(e, &class.at("provisioner"));
     parameters(e, &class.at("parameters"));
     e.maybe_one_of(&class.at("reclaimPolicy"), &["Delete", "Retain"]);
@@ -256,16 +242,13 @@ pub(super) fn class(e: &mut Errors, class: &At) {
         e.required(&mode, "");
     }
     for topology in class.at("allowedTopologies").items() {
-        let mut keys = Vec::new();
+        let mut keys = HashSet::new();
         for expression in topology.at("matchLabelExpressions").items() {
             let (key, values) = (expression.at("key"), expression.at("values"));
             e.filled(&values);
             e.unique(values.items());
             e.form(&key, names::qualified_name);
-            if keys.contains(&key.str()) {
-                e.duplicate(&key);
-            }
-            keys.push(key.str());
+            e.once(&key, &mut keys);
         }
     }
 }
@@ -285,44 +268,26 @@ fn parameters(e: &mut Errors, parameters: &At) {
 }
 
 pub(super) fn attributes_class(e: &mut Errors, class: &At) {
-    meta::object_meta(e, class, false, meta::subdomain);
     provisioner(e, &class.at("driverName"));
     parameters(e, &class.at("parameters"));
-    if class.at("parameters").is_empty() {
-        e.required(&class.at("parameters"), "must contain at least one key/value pair");
-    }
+    e.wanted(&class.at("parameters"), "must contain at least one key/value pair");
 }
 
 pub(super) fn attributes_class_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     for field in ["driverName", "parameters"] {
         if meta::changed(new, old, field) {
             e.forbidden(&new.at(field), format!("updates to {field} are forbidden."));
         }
     }
-    attributes_class(e, new);
 }
 
 pub(super) fn capacity(e: &mut Errors, capacity: &At) {
-    meta::object_meta(e, capacity, true, meta::subdomain);
     meta::label_selector(e, &capacity.at("nodeTopology"));
     e.form(&capacity.at("storageClassName"), names::dns_subdomain);
     e.non_negative_quantity(&capacity.at("capacity"));
 }
 
-pub(super) fn capacity_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    e.unchanged(new, old, &["nodeTopology", "storageClassName"]);
-}
-
-pub(super) fn class_update(e: &mut Errors, new: &At, old: &Value) {
-    class(e, new);
-    meta::meta_update(e, new, old);
-    e.unchanged(new, old, &["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"]);
-}
-
 pub(super) fn attachment(e: &mut Errors, attachment: &At) {
-    meta::object_meta(e, attachment, false, meta::subdomain);
     let spec = attachment.at("spec");
     csi_driver_name(e, &spec.at("attacher"));
     let source = spec.at("source");
@@ -335,14 +300,7 @@ pub(super) fn attachment(e: &mut Errors, attachment: &At) {
     e.form(&spec.at("nodeName"), names::dns_subdomain);
 }
 
-pub(super) fn attachment_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    attachment(e, new);
-    e.unchanged(new, old, &["spec"]);
-}
-
 pub(super) fn driver(e: &mut Errors, driver: &At) {
-    meta::object_meta(e, driver, false, meta::subdomain);
     let spec = driver.at("spec");
     for field in ["attachRequired", "podInfoOnMount", "storageCapacity"] {
         if !spec.at(field).is_set() {
@@ -350,32 +308,19 @@ pub(super) fn driver(e: &mut Errors, driver: &At) {
         }
     }
     let period = spec.at("nodeAllocatableUpdatePeriodSeconds");
-    if period.int().is_some_and(|seconds| seconds < 10) {
-        e.invalid(&period, "must be greater than or equal to 10 seconds");
-    }
+    e.at_least(&period, 10, "must be greater than or equal to 10 seconds");
     e.maybe_one_of(&spec.at("fsGroupPolicy"), &["File", "None", "ReadWriteOnceWithFSType"]);
-    for mode in spec.at("volumeLifecycleModes").items() {
-        e.maybe_one_of(&mode, &["Ephemeral", "Persistent"]);
-    }
-    let mut audiences = Vec::new();
+    spec.at("volumeLifecycleModes").items().for_each(|mode| e.maybe_one_of(&mode, &["Ephemeral", "Persistent"]));
+    let mut audiences = HashSet::new();
     for request in spec.at("tokenRequests").items() {
         let (audience, seconds) = (request.at("audience"), request.at("expirationSeconds"));
-        if audiences.contains(&audience.str()) {
-            e.duplicate(&audience);
-        }
-        audiences.push(audience.str());
-        if seconds.int().is_some_and(|s| s < 600) {
-            e.invalid(&seconds, "may not specify a duration less than 10 minutes");
-        }
-        if seconds.int().is_some_and(|s| s > 1 << 32) {
-            e.invalid(&seconds, "may not specify a duration larger than 2^32 seconds");
-        }
+        e.once(&audience, &mut audiences);
+        e.at_least(&seconds, 600, "may not specify a duration less than 10 minutes");
+        e.at_most(&seconds, 1 << 32, "may not specify a duration larger than 2^32 seconds");
     }
 }
 
 pub(super) fn driver_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    driver(e, new);
     let (spec, was) = (new.at("spec"), &old["spec"]);
     for (field, shown) in [("attachRequired", "attachedRequired"), ("volumeLifecycleModes", "volumeLifecycleModes")] {
         if meta::changed(&spec, was, field) {
@@ -385,15 +330,12 @@ pub(super) fn driver_update(e: &mut Errors, new: &At, old: &Value) {
 }
 
 pub(super) fn csi_node(e: &mut Errors, node: &At) {
-    meta::object_meta(e, node, false, meta::subdomain);
     let drivers = node.at("spec.drivers");
     for driver in drivers.items() {
         csi_driver_name(e, &driver.at("name"));
         let id = driver.at("nodeID");
         e.filled(&id);
-        if id.str().len() > 256 {
-            e.too_long(&id, 256);
-        }
+        e.no_longer(&id, 256);
         e.non_negative(&driver.at("allocatable.count"));
         driver.at("topologyKeys").items().for_each(|key| e.form(&key, names::qualified_name));
     }
@@ -401,8 +343,6 @@ pub(super) fn csi_node(e: &mut Errors, node: &At) {
 }
 
 pub(super) fn csi_node_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    csi_node(e, new);
     let drivers = new.at("spec.drivers");
     for was in At::root(old).at("spec.drivers").items() {
         let now = drivers.items().find(|d| d.at("name").value == was.at("name").value);

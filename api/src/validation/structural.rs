@@ -377,9 +377,7 @@ fn lists(e: &mut Errors, schema: &At, kind: &At, list_type: &At) {
         if list_type.is_set() { e.invalid(list_type, words) } else { e.required(list_type, words) }
     }
     if list_type.str() == "map" {
-        if keys.is_empty() {
-            e.required(&keys, "must not be empty if x-kubernetes-list-type is map");
-        }
+        e.wanted(&keys, "must not be empty if x-kubernetes-list-type is map");
         if !items.is_set() {
             e.required(&items, "must have a schema if x-kubernetes-list-type is map");
         } else if item_type.str() != "object" {
@@ -506,9 +504,7 @@ pub(super) fn warnings(schema: &Value, found: &mut Vec<String>) {
     if schema["x-kubernetes-list-type"] == "set" && matches!(item, "object" | "array") {
         found.push(format!("x-kubernetes-list-type: set for items of type {item:?} is not supported by server-side apply or CEL validation rules"));
     }
-    for name in ["items", "additionalProperties", "not"] {
-        warnings_below(&schema[name], found);
-    }
+    ["items", "additionalProperties", "not"].into_iter().for_each(|name| warnings_below(&schema[name], found));
     for one in ["allOf", "anyOf", "oneOf"].iter().flat_map(|name| items(schema, &[name])) {
         warnings_below(one, found);
     }

@@ -88,9 +88,7 @@ pub(super) fn csi_driver_name(e: &mut Errors, at: &At) {
     if at.is_empty() {
         return e.required(at, "");
     }
-    if at.str().len() > 63 {
-        e.too_long(at, 63);
-    }
+    e.no_longer(at, 63);
     for fault in names::dns_subdomain(&at.str().to_lowercase()) {
         e.invalid(at, fault);
     }
@@ -151,12 +149,8 @@ fn projected(e: &mut Errors, at: &At) {
         let token = source.at("serviceAccountToken");
         if token.is_set() {
             let (seconds, path) = (token.at("expirationSeconds"), token.at("path").called(at.below("path")));
-            if seconds.int().is_some_and(|n| n < 600) {
-                e.invalid(&seconds, "may not specify a duration less than 10 minutes");
-            }
-            if seconds.int().is_some_and(|n| n > 1 << 32) {
-                e.invalid(&seconds, "may not specify a duration larger than 2^32 seconds");
-            }
+            e.at_least(&seconds, 600, "may not specify a duration less than 10 minutes");
+            e.at_most(&seconds, 1 << 32, "may not specify a duration larger than 2^32 seconds");
             if path.is_empty() {
                 e.required(&path, "");
             } else {

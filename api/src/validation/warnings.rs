@@ -41,159 +41,251 @@ const OLD_ANNOTATIONS: [(&str, &str); 3] = [
     ("security.alpha.kubernetes.io/unsafe-sysctls", "non-functional in v1.11+; use the \"sysctls\" field instead"),
 ];
 
-const NO_SELECTOR: &str = "a null labelSelector results in matching no pod";
 const INGRESS_CLASS: &str = "kubernetes.io/ingress.class";
 const TOPOLOGY_HINTS: &str = "service.kubernetes.io/topology-aware-hints";
-const MOUNTABLE: &str = "kubernetes.io/enforce-mountable-secrets";
 
-/// What has been found so far.
-#[derive(Default)]
-struct Found(Vec<String>);
+/// When a rule looks at an object.
+enum When {
+    Always,
+    /// When it is created.
+    New,
+    /// When it replaces another.
+    Replaced,
+    /// When what stands at this path below the place is not what stood there before.
+    Written(&'static str),
+    /// Always, but what was to be said of the object before is not said again.
+    More,
+}
+use When::{Always, More, New, Replaced, Written};
+
+type Check = fn(&mut Found, &At);
+
+/// The rules by group and kind: when they look, where ([`places`]), and what they say of each thing that they find there.
+const RULES: &[(&str, &str, When, &str, Check)] = &[
+    ("", "Endpoints", Always, "subsets[].addresses|notReadyAddresses[].ip", Found::ip),
+    ("", "Node", Always, "spec.configSource", |f, at| f.old(at, "the feature is removed")),
+    ("", "Node", Always, "spec.externalID", |f, at| f.old(at, "this field is deprecated, and is unused by Kubernetes")),
+    ("", "Node", Always, "spec.podCIDRs[]", Found::range),
+    ("", "PersistentVolume", Always, "spec.persistentVolumeReclaimPolicy", recycled),
+    ("", "PersistentVolume", Always, "spec.nodeAffinity.required.nodeSelectorTerms[].matchExpressions[].key", Found::node_label),
+    ("", "PersistentVolume", Always, "spec", |f, at| {
+        OLD_VOLUMES.iter().filter(|(kind, _)| *kind != "gitRepo").for_each(|(kind, words)| f.old(&at.at(kind), words));
+    }),
+    ("", "PersistentVolumeClaim", Always, "spec", Found::claim),
+    ("", "Pod", New, "metadata.name", |f, at| f.host_name(at, "the Pod's hostname")),
+    ("", "Pod", New, "", Found::pod),
+    ("", "PodTemplate", Written(""), "template", Found::pod),
+    ("", "ReplicationController", New, "metadata.name", pod_name),
+    ("", "ReplicationController", Written(""), "spec.template", Found::pod),
+    ("", "ResourceQuota", New, "spec.hard", quota),
+    ("", "Service", Always, "", Found::service),
+    ("", "ServiceAccount", More, "metadata.annotations[kubernetes.io/enforce-mountable-secrets]", |f, at| {
+        f.given(at, "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets");
+    }),
+    ("apiextensions.k8s.io", "CustomResourceDefinition", More, "", |f, at| f.0.extend(definition::warnings(at.value))),
+    ("apps", "DaemonSet", Written(""), "spec.template", Found::pod),
+    ("apps", "Deployment", New, "metadata.name", pod_name),
+    ("apps", "Deployment", Written(""), "spec.template", Found::pod),
+    ("apps", "ReplicaSet", New, "metadata.name", pod_name),
+    ("apps", "ReplicaSet", Written(""), "spec.template", Found::pod),
+    ("apps", "StatefulSet", Written(""), "spec.template", Found::pod),
+    ("apps", "StatefulSet", New, "spec.volumeClaimTemplates[].spec", Found::claim),
+    ("apps", "StatefulSet", Replaced, "spec.volumeClaimTemplates[]", |f, at| f.claim(&at.at("spec").called(at.below("Spec")))),
+    ("apps", "StatefulSet", Always, "spec.revisionHistoryLimit", |f, at| {
+        f.negative(at, "a negative value retains all historical revisions; a value >= 0 is recommended");
+    }),
+    ("batch", "CronJob", New, "metadata.name", pod_name),
+    ("batch", "CronJob", Written(""), "spec.jobTemplate.spec.template", Found::pod),
+    ("batch", "CronJob", Replaced, "spec.schedule", time_zone),
+    ("batch", "Job", New, "metadata.name", pod_name),
+    ("batch", "Job", Written(""), "spec.template", Found::pod),
+    ("discovery.k8s.io", "EndpointSlice", New, "addressType", |f, at| {
+        f.0.extend((at.str() == "FQDN").then(|| "spec.addressType: FQDN endpoints are deprecated".to_owned()));
+    }),
+    ("discovery.k8s.io", "EndpointSlice", Always, "", |f, at| {
+        places(at, "endpoints[].addresses[]").iter().filter(|_| at.at("addressType").str() != "FQDN").for_each(|ip| f.ip(ip));
+    }),
+    ("networking.k8s.io", "Ingress", New, "", ingress),
+    ("networking.k8s.io", "NetworkPolicy", Always, "spec.ingress[].from[].ipBlock", Found::ip_block),
+    ("networking.k8s.io", "NetworkPolicy", Always, "spec.egress[].to[].ipBlock", Found::ip_block),
+    ("node.k8s.io", "RuntimeClass", Always, "scheduling.nodeSelector", |f, at| {
+        at.entries().filter_map(|(key, _)| old_label(key)).for_each(|words| f.say(at, words));
+    }),
+    ("storage.k8s.io", "CSIDriver", Written("tokenRequests"), "spec", token_requests),
+    ("storage.k8s.io", "StorageClass", Always, "allowedTopologies[].matchLabelExpressions[].key", |f, at| {
+        old_label(at.str()).iter().for_each(|words| f.say(at, words));
+    }),
+];
+
+/// The rules of pods and of templates of pods: where, and what they say.
+const POD: &[(&str, Check)] = &[
+    ("spec.nodeSelector", |f, at| {
+        at.entries().filter_map(|(key, at)| Some((at, old_label(key)?))).for_each(|(at, words)| f.say(&at, words));
+    }),
+    ("spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[].matchExpressions[].key", Found::node_label),
+    ("spec.affinity.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[].preference.matchExpressions[]", Found::preference),
+    ("spec.topologySpreadConstraints[]", |f, at| {
+        f.node_label(&at.at("topologyKey"));
+        f.selected(&at.at("labelSelector"));
+    }),
+    ("metadata.annotations", |f, at| OLD_ANNOTATIONS.iter().for_each(|(name, words)| f.old(&at.key(name), words))),
+    ("spec.volumes[]", |f, at| {
+        OLD_VOLUMES.iter().for_each(|(kind, words)| f.old(&at.at(kind), words));
+        f.claim(&at.at("ephemeral.volumeClaimTemplate.spec"));
+    }),
+    ("spec.hostAliases", |f, at| f.repeated(at, "ip")),
+    ("spec.imagePullSecrets", |f, at| f.repeated(at, "name")),
+    ("spec.imagePullSecrets[].name", |f, at| {
+        if at.is_empty() {
+            f.say(at, "invalid empty name \"\"");
+        }
+    }),
+    ("spec.overhead[memory]", Found::whole),
+    ("spec.overhead[ephemeral-storage]", Found::whole),
+    ("spec.initContainers|containers|ephemeralContainers[]", |f, at| {
+        for name in ["memory", "ephemeral-storage"] {
+            ["limits", "requests"].iter().for_each(|list| f.whole(&at.at("resources").at(list).key(name)));
+        }
+        f.variables(&at.at("env"));
+    }),
+    ("spec", Found::ports),
+    ("spec.terminationGracePeriodSeconds", |f, at| f.negative(at, "must be >= 0; negative values are invalid and will be treated as 1")),
+    ("spec.affinity.podAffinity", Found::pod_terms),
+    ("spec.affinity.podAntiAffinity", Found::pod_terms),
+    ("spec.dnsConfig.nameservers[]", Found::ip),
+    ("spec.hostAliases[].ip", Found::ip),
+];
+
+/// All places that a path leads to: `a[].b` below each item of a list, `a|b` first the one and then the other, `a[key]` the entry
+/// of a map at the end. A place where nothing stands is one too.
+fn places<'a>(from: &At<'a>, path: &str) -> Vec<At<'a>> {
+    let (names, rest) = path.split_once('[').unwrap_or((path, ""));
+    let (parents, last) = names.rsplit_once('.').unwrap_or(("", names));
+    let down = |from: &At<'a>, name: &str| if name.is_empty() { from.clone() } else { from.at(name) };
+    let parent = down(from, parents);
+    let here = last.split('|').map(|name| down(&parent, name));
+    match rest.split_once(']') {
+        None => here.collect(),
+        Some(("", below)) => here.flat_map(|list| list.items()).flat_map(|item| places(&item, below.trim_start_matches('.'))).collect(),
+        Some((key, _)) => here.map(|map| map.key(key)).collect(),
+    }
+}
 
 /// What clients are warned of who write a built-in object.
 pub(super) fn of(group: &str, kind: &str, object: &Value, old: Option<&Value>) -> Vec<String> {
-    let (new, mut found) = (At::root(object), Found::default());
-    let spec = new.at("spec");
-    let is_new = old.is_none();
-    let template = match (group, kind) {
-        ("apps", "Deployment" | "ReplicaSet" | "DaemonSet" | "StatefulSet") | ("", "ReplicationController") | ("batch", "Job") => "spec.template",
-        ("batch", "CronJob") => "spec.jobTemplate.spec.template",
-        ("", "PodTemplate") => "template",
-        _ => "",
-    };
-    if is_new && matches!(kind, "Deployment" | "ReplicaSet" | "ReplicationController" | "Job" | "CronJob" | "Pod") && matches!(group, "" | "apps" | "batch") {
-        let place = if kind == "Pod" { "the Pod's hostname" } else { "Pod names and hostnames" };
-        let faults = names::dns_label(new.at("metadata.name").str());
-        if !faults.is_empty() {
-            let words = format!("this is used in {place}, which can result in surprising behavior; a DNS label is recommended: [{}]", faults.join(" "));
-            found.say(&new.at("metadata.name"), words);
-        }
+    let mut all = Found::default();
+    for (_, _, when, path, check) in RULES.iter().filter(|rule| (rule.0, rule.1) == (group, kind)) {
+        let found = |object: &Value| {
+            let mut found = Found::default();
+            places(&At::root(object), path).iter().for_each(|at| check(&mut found, at));
+            found.0
+        };
+        let at = |object, below: &str| places(&At::root(object), path).iter().flat_map(|at| places(at, below)).map(|at| at.value).next();
+        let looks = match (when, old) {
+            (Always | More, _) | (New, None) | (Replaced, Some(_)) => true,
+            (Written(below), old) => old.is_none_or(|old| at(old, below) != at(object, below)),
+            _ => false,
+        };
+        let before = old.filter(|_| matches!(when, More)).map(found).unwrap_or_default();
+        all.0.extend(found(object).into_iter().filter(|words| looks && !before.contains(words)));
     }
-    if !template.is_empty() && old.is_none_or(|old| At::root(old).at(template).value != new.at(template).value) {
-        let template = new.at(template);
-        found.pod(&template.at("metadata.annotations"), &template.at("spec"));
-    }
-    match (group, kind) {
-        ("", "Pod") if is_new => found.pod(&new.at("metadata.annotations"), &spec),
-        ("apps", "StatefulSet") => {
-            let path = if is_new { "spec" } else { "Spec" };
-            spec.at("volumeClaimTemplates").items().for_each(|claim| found.claim(&claim.at("spec").called(claim.below(path))));
-            if spec.at("revisionHistoryLimit").number() < 0 {
-                found.say(&spec.at("revisionHistoryLimit"), "a negative value retains all historical revisions; a value >= 0 is recommended");
-            }
-        }
-        ("batch", "CronJob") if !is_new && spec.at("schedule").str().contains("TZ") => {
-            let instead = "use timeZone instead, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details";
-            found.0.push(format!("cannot use TZ or CRON_TZ in spec.spec.schedule, {instead}"));
-        }
-        ("", "PersistentVolumeClaim") => found.claim(&spec),
-        ("", "PersistentVolume") => {
-            if spec.at("persistentVolumeReclaimPolicy").str() == "Recycle" {
-                let instead = "Instead, the recommended approach is to use dynamic provisioning.";
-                found.say(&spec.at("persistentVolumeReclaimPolicy"), format!("The Recycle reclaim policy is deprecated. {instead}"));
-            }
-            spec.at("nodeAffinity.required.nodeSelectorTerms").items().for_each(|term| found.expressions(&term.at("matchExpressions"), false));
-            OLD_VOLUMES.iter().filter(|(kind, _)| *kind != "gitRepo").for_each(|(kind, words)| found.old(&spec.at(kind), words));
-        }
-        ("", "Service") => found.service(&new, &spec),
-        ("", "Node") => {
-            found.old(&spec.at("configSource"), "the feature is removed");
-            found.old(&spec.at("externalID"), "this field is deprecated, and is unused by Kubernetes");
-            spec.at("podCIDRs").items().for_each(|range| found.range(&range));
-        }
-        ("", "ServiceAccount")
-            if meta::annotation(&new, MOUNTABLE).is_some() && old.is_none_or(|old| meta::annotation(&At::root(old), MOUNTABLE).is_none()) =>
-        {
-            let words = "deprecated in v1.32+; prefer separate namespaces to isolate access to mounted secrets";
-            found.say(&new.at("metadata.annotations").key(MOUNTABLE), words);
-        }
-        ("", "ResourceQuota") if is_new => {
-            let hard = spec.at("hard");
-            for name in ["cpu", "memory", "storage", "ephemeral-storage"] {
-                let (request, limit) = (format!("requests.{name}"), format!("limits.{name}"));
-                let bare = matches!(name, "cpu" | "memory").then_some(name);
-                let asked = [Some(request.as_str()), bare].into_iter().flatten().find(|key| hard.key(key).is_set());
-                let Some((key, asked)) = asked.and_then(|key| Some((key, hard.key(key).quantity()?))) else { continue };
-                if let Some(most) = hard.key(&limit).quantity().filter(|most| asked > *most) {
-                    found.0.push(format!("ResourceQuota {key} ({asked}) should be less than {limit} ({most})"));
-                }
-            }
-        }
-        ("", "Endpoints") => {
-            let lists = spec_subsets(&new);
-            lists.flat_map(|list| list.items().collect::<Vec<_>>()).for_each(|address| found.ip(&address.at("ip")));
-        }
-        ("discovery.k8s.io", "EndpointSlice") => {
-            if is_new && new.at("addressType").str() == "FQDN" {
-                found.0.push("spec.addressType: FQDN endpoints are deprecated".to_owned());
-            } else if new.at("addressType").str() != "FQDN" {
-                let addresses = new.at("endpoints").items().flat_map(|endpoint| endpoint.at("addresses").items().collect::<Vec<_>>());
-                addresses.for_each(|address| found.ip(&address));
-            }
-        }
-        ("networking.k8s.io", "Ingress") if is_new && meta::annotation(&new, INGRESS_CLASS).is_some() && !spec.at("ingressClassName").is_set() => {
-            found.0.push(format!("annotation {INGRESS_CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"));
-        }
-        ("networking.k8s.io", "NetworkPolicy") => {
-            for (rules, peers) in [("ingress", "from"), ("egress", "to")] {
-                for block in spec.at(rules).items().flat_map(|rule| rule.at(peers).items().map(|peer| peer.at("ipBlock")).collect::<Vec<_>>()) {
-                    found.range(&block.at("cidr"));
-                    block.at("except").items().for_each(|range| found.range(&range));
-                }
-            }
-        }
-        ("node.k8s.io", "RuntimeClass") => {
-            let selector = new.at("scheduling.nodeSelector");
-            selector.entries().filter_map(|(key, _)| old_label(key)).for_each(|words| found.say(&selector, words));
-        }
-        ("storage.k8s.io", "StorageClass") => {
-            let keys = new.at("allowedTopologies").items().flat_map(|topology| topology.at("matchLabelExpressions").items().collect::<Vec<_>>());
-            keys.map(|expression| expression.at("key")).for_each(|key| found.old(&key, old_label(key.str()).unwrap_or("")));
-        }
-        ("storage.k8s.io", "CSIDriver") => {
-            let requests = spec.at("tokenRequests");
-            let changed = old.is_none_or(|old| meta::changed(&spec, &old["spec"], "tokenRequests"));
-            if changed && !requests.is_empty() && !spec.at("serviceAccountTokenInSecrets").is_set() {
-                let instead = "if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
-                found.0.push(format!("spec.serviceAccountTokenInSecrets is unset; {instead}"));
-            }
-        }
-        ("apiextensions.k8s.io", "CustomResourceDefinition") => found.0 = definition::warnings(object, old),
-        _ => {}
-    }
-    found.0
-}
-
-fn spec_subsets<'a>(endpoints: &At<'a>) -> impl Iterator<Item = At<'a>> + use<'a> {
-    endpoints.at("subsets").items().flat_map(|subset| [subset.at("addresses"), subset.at("notReadyAddresses")])
+    all.0
 }
 
 fn old_label(key: &str) -> Option<&'static str> {
     OLD_LABELS.iter().find(|(label, _)| *label == key).map(|(_, words)| *words)
 }
 
+fn pod_name(f: &mut Found, name: &At) {
+    f.host_name(name, "Pod names and hostnames");
+}
+
+fn recycled(f: &mut Found, policy: &At) {
+    if policy.str() == "Recycle" {
+        let instead = "Instead, the recommended approach is to use dynamic provisioning.";
+        f.say(policy, format!("The Recycle reclaim policy is deprecated. {instead}"));
+    }
+}
+
+fn quota(f: &mut Found, hard: &At) {
+    for name in ["cpu", "memory", "storage", "ephemeral-storage"] {
+        let (request, limit) = (format!("requests.{name}"), format!("limits.{name}"));
+        let bare = matches!(name, "cpu" | "memory").then_some(name);
+        let asked = [Some(request.as_str()), bare].into_iter().flatten().find(|key| hard.key(key).is_set());
+        let Some((key, asked)) = asked.and_then(|key| Some((key, hard.key(key).quantity()?))) else { continue };
+        if let Some(most) = hard.key(&limit).quantity().filter(|most| asked > *most) {
+            f.0.push(format!("ResourceQuota {key} ({asked}) should be less than {limit} ({most})"));
+        }
+    }
+}
+
+fn time_zone(f: &mut Found, schedule: &At) {
+    if schedule.str().contains("TZ") {
+        let instead = "use timeZone instead, see https://kubernetes.io/docs/concepts/workloads/controllers/cron-jobs/ for more details";
+        f.0.push(format!("cannot use TZ or CRON_TZ in spec.spec.schedule, {instead}"));
+    }
+}
+
+fn ingress(f: &mut Found, ingress: &At) {
+    if meta::annotation(ingress, INGRESS_CLASS).is_some() && !ingress.at("spec.ingressClassName").is_set() {
+        f.0.push(format!("annotation {INGRESS_CLASS:?} is deprecated, please use 'spec.ingressClassName' instead"));
+    }
+}
+
+fn token_requests(f: &mut Found, spec: &At) {
+    if !spec.at("tokenRequests").is_empty() && !spec.at("serviceAccountTokenInSecrets").is_set() {
+        let instead = "if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes";
+        f.0.push(format!("spec.serviceAccountTokenInSecrets is unset; {instead}"));
+    }
+}
+
+/// What one rule has to say.
+#[derive(Default)]
+struct Found(Vec<String>);
+
 impl Found {
     fn say(&mut self, at: &At, words: impl AsRef<str>) {
         self.0.push(format!("{}: {}", at.path, words.as_ref()));
     }
 
-    /// Something that is old, if it is there.
-    fn old(&mut self, at: &At, words: &str) {
-        if !words.is_empty() && at.is_set() && at.str().is_empty() != at.value.is_string() {
+    fn given(&mut self, at: &At, words: &str) {
+        if at.is_set() {
             self.say(at, words);
         }
     }
 
-    /// Old labels of nodes in expressions, and values that no label can have.
-    fn expressions(&mut self, list: &At, values: bool) {
-        for expression in list.items() {
-            let key = expression.at("key");
-            if let Some(words) = old_label(key.str()) {
-                self.say(&key, format!("{} is {words}", key.str()));
-            }
-            for value in expression.at("values").items().filter(|_| values) {
-                names::label_value(value.str()).iter().for_each(|fault| self.say(&value, format!("{} is invalid, {fault}", value.str())));
-            }
+    /// Something that is old, if it is there.
+    fn old(&mut self, at: &At, words: &str) {
+        if at.is_set() && at.str().is_empty() != at.value.is_string() {
+            self.say(at, words);
+        }
+    }
+
+    fn negative(&mut self, at: &At, words: &str) {
+        if at.number() < 0 {
+            self.say(at, words);
+        }
+    }
+
+    /// A name of which others are made.
+    fn host_name(&mut self, name: &At, place: &str) {
+        let faults = names::dns_label(name.str());
+        if !faults.is_empty() {
+            let words = format!("this is used in {place}, which can result in surprising behavior; a DNS label is recommended: [{}]", faults.join(" "));
+            self.say(name, words);
+        }
+    }
+
+    /// The label of a node in an expression.
+    fn node_label(&mut self, key: &At) {
+        old_label(key.str()).iter().for_each(|words| self.say(key, format!("{} is {words}", key.str())));
+    }
+
+    /// A label that a node had better have.
+    fn preference(&mut self, expression: &At) {
+        self.node_label(&expression.at("key"));
+        for value in expression.at("values").items() {
+            names::label_value(value.str()).iter().for_each(|fault| self.say(&value, format!("{} is invalid, {fault}", value.str())));
         }
     }
 
@@ -239,7 +331,13 @@ impl Found {
         }
     }
 
-    fn service(&mut self, service: &At, spec: &At) {
+    fn ip_block(&mut self, block: &At) {
+        self.range(&block.at("cidr"));
+        block.at("except").items().for_each(|range| self.range(&range));
+    }
+
+    fn service(&mut self, service: &At) {
+        let spec = service.at("spec");
         let (kind, external) = (spec.at("type"), spec.at("externalIPs"));
         let headless = kind.str() == "ClusterIP" && spec.at("clusterIP").str() == "None";
         let named = kind.str() == "ExternalName";
@@ -274,57 +372,24 @@ impl Found {
     }
 
     /// A pod, or the template of one.
-    fn pod(&mut self, annotations: &At, spec: &At) {
-        let selector = spec.at("nodeSelector");
-        for (key, at) in selector.entries() {
-            old_label(key).iter().for_each(|words| self.say(&at, words));
+    fn pod(&mut self, pod: &At) {
+        for (path, check) in POD {
+            places(pod, path).iter().for_each(|at| check(self, at));
         }
-        let affinity = spec.at("affinity.nodeAffinity");
-        let required = affinity.at("requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms");
-        required.items().for_each(|term| self.expressions(&term.at("matchExpressions"), false));
-        let preferred = affinity.at("preferredDuringSchedulingIgnoredDuringExecution");
-        preferred.items().for_each(|term| self.expressions(&term.at("preference.matchExpressions"), true));
-        for spread in spec.at("topologySpreadConstraints").items() {
-            let key = spread.at("topologyKey");
-            old_label(key.str()).iter().for_each(|words| self.say(&key, format!("{} is {words}", key.str())));
-            self.selected(&spread.at("labelSelector"));
+    }
+
+    fn pod_terms(&mut self, affinity: &At) {
+        for path in [
+            "requiredDuringSchedulingIgnoredDuringExecution[].labelSelector",
+            "preferredDuringSchedulingIgnoredDuringExecution[].podAffinityTerm.labelSelector",
+        ] {
+            places(affinity, path).iter().for_each(|selector| self.selected(selector));
         }
-        for (name, words) in OLD_ANNOTATIONS {
-            self.old(&annotations.key(name), words);
-        }
-        for volume in spec.at("volumes").items() {
-            OLD_VOLUMES.iter().for_each(|(kind, words)| self.old(&volume.at(kind), words));
-            self.claim(&volume.at("ephemeral.volumeClaimTemplate.spec"));
-        }
-        self.repeated(&spec.at("hostAliases"), "ip");
-        self.repeated(&spec.at("imagePullSecrets"), "name");
-        for name in spec.at("imagePullSecrets").items().map(|secret| secret.at("name")).filter(At::is_empty) {
-            self.say(&name, "invalid empty name \"\"");
-        }
-        ["memory", "ephemeral-storage"].iter().for_each(|name| self.whole(&spec.at("overhead").key(name)));
-        let containers: Vec<At> = ["initContainers", "containers", "ephemeralContainers"].iter().flat_map(|list| spec.at(list).items()).collect();
-        for container in &containers {
-            for (name, list) in [("memory", "limits"), ("memory", "requests"), ("ephemeral-storage", "limits"), ("ephemeral-storage", "requests")] {
-                self.whole(&container.at("resources").at(list).key(name));
-            }
-            self.variables(&container.at("env"));
-        }
-        self.ports(&containers);
-        if spec.at("terminationGracePeriodSeconds").number() < 0 {
-            self.say(&spec.at("terminationGracePeriodSeconds"), "must be >= 0; negative values are invalid and will be treated as 1");
-        }
-        for affinity in ["podAffinity", "podAntiAffinity"].map(|kind| spec.at("affinity").at(kind)) {
-            let (required, preferred) = ("requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution");
-            affinity.at(required).items().for_each(|term| self.selected(&term.at("labelSelector")));
-            affinity.at(preferred).items().for_each(|term| self.selected(&term.at("podAffinityTerm.labelSelector")));
-        }
-        spec.at("dnsConfig.nameservers").items().for_each(|server| self.ip(&server));
-        spec.at("hostAliases").items().for_each(|alias| self.ip(&alias.at("ip")));
     }
 
     fn selected(&mut self, selector: &At) {
         if !selector.is_set() {
-            self.say(selector, NO_SELECTOR);
+            self.say(selector, "a null labelSelector results in matching no pod");
         }
     }
 
@@ -348,8 +413,8 @@ impl Found {
     }
 
     /// Ports that are the same as others, more or less.
-    fn ports(&mut self, containers: &[At]) {
-        let all: Vec<At> = containers.iter().flat_map(|container| container.at("ports").items()).collect();
+    fn ports(&mut self, spec: &At) {
+        let all = places(spec, "initContainers|containers|ephemeralContainers[].ports[]");
         for (i, port) in all.iter().enumerate() {
             let (ip, host) = (port.at("hostIP").str(), port.at("hostPort").number());
             let id = |port: &At| (port.at("containerPort").number(), port.at("protocol").str().to_owned());

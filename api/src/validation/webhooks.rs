@@ -1,7 +1,5 @@
 //! Admission webhooks and policies, and aggregated APIs.
 
-use serde_json::Value;
-
 use super::check::{At, Errors};
 use super::meta;
 use crate::cel::admission::{Conditions, Policy};
@@ -18,7 +16,6 @@ pub(super) fn mutating(e: &mut Errors, object: &At) {
 }
 
 fn configuration(e: &mut Errors, object: &At, mutating: bool) {
-    meta::object_meta(e, object, false, meta::subdomain);
     let hooks = object.at("webhooks");
     for hook in hooks.items() {
         webhook(e, &hook);
@@ -52,9 +49,7 @@ fn webhook(e: &mut Errors, hook: &At) {
     if timeout.int().is_some_and(|n| !(1..=30).contains(&n)) {
         e.invalid(&timeout, "the timeout value must be between 1 and 30 seconds");
     }
-    for field in ["namespaceSelector", "objectSelector"] {
-        meta::label_selector(e, &hook.at(field));
-    }
+    ["namespaceSelector", "objectSelector"].into_iter().for_each(|field| meta::label_selector(e, &hook.at(field)));
     client(e, &hook.at("clientConfig"));
     let conditions = hook.at("matchConditions");
     e.0.extend(Conditions::compile(items(conditions.value, &[]), &conditions.path).1);
@@ -151,9 +146,7 @@ pub(super) fn client(e: &mut Errors, at: &At) {
             }
         }
     } else {
-        for field in ["name", "namespace"].map(|f| service.at(f)) {
-            e.filled(&field);
-        }
+        ["name", "namespace"].iter().for_each(|f| e.filled(&service.at(f)));
         if service.at("port").is_set() {
             e.port_number(&service.at("port"));
         }
@@ -163,16 +156,7 @@ pub(super) fn client(e: &mut Errors, at: &At) {
     }
 }
 
-pub(super) fn configuration_update(e: &mut Errors, new: &At, _old: &Value) {
-    validating(e, new);
-}
-
-pub(super) fn mutating_update(e: &mut Errors, new: &At, _old: &Value) {
-    mutating(e, new);
-}
-
 pub(super) fn policy(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, false, meta::subdomain);
     let (spec, mutating) = (object.at("spec"), object.at("kind").str() == "MutatingAdmissionPolicy");
     e.maybe_one_of(&spec.at("failurePolicy"), &["Fail", "Ignore"]);
     param_kind(e, &spec.at("paramKind"));
@@ -198,7 +182,7 @@ pub(super) fn policy(e: &mut Errors, object: &At) {
             e.invalid_value(&key, key.str(), "requires metadata.name be non-empty");
         } else {
             let whole = format!("{}/{}", name.str(), key.str());
-            names::qualified_name(&whole).into_iter().for_each(|fault| e.invalid_value(&key, whole.as_str(), fault));
+            e.text_form(&key, &whole, names::qualified_name);
         }
     }
     e.unique(lists[1].items().map(|annotation| annotation.at("key")));
@@ -236,20 +220,13 @@ fn param_kind(e: &mut Errors, at: &At) {
         joined(group, if group.is_empty() { Vec::new() } else { names::dns_subdomain(group) });
         joined(version, names::dns1035_label(version));
     }
-    let faults = names::dns1035_label(&kind.str().to_lowercase());
-    if kind.is_empty() {
-        e.required(&kind, "");
-    } else if !faults.is_empty() {
-        e.invalid(&kind, format!("may have mixed case, but should otherwise match: {}", faults.join(",")));
-    }
+    if kind.is_empty() { e.required(&kind, "") } else { meta::kind_name(e, &kind) }
 }
 
 /// What a policy or its binding looks at.
 fn matched(e: &mut Errors, at: &At, mutating: bool) {
     e.maybe_one_of(&at.at("matchPolicy"), &["Equivalent", "Exact"]);
-    for field in ["namespaceSelector", "objectSelector"] {
-        meta::label_selector(e, &at.at(field));
-    }
+    ["namespaceSelector", "objectSelector"].into_iter().for_each(|field| meta::label_selector(e, &at.at(field)));
     for list in ["resourceRules", "excludeResourceRules"] {
         at.at(list).items().for_each(|r| rule(e, &r));
     }
@@ -262,9 +239,7 @@ fn matched(e: &mut Errors, at: &At, mutating: bool) {
 
 fn mutations(e: &mut Errors, spec: &At) {
     let list = spec.at("mutations");
-    if list.is_empty() {
-        e.required(&list, "mutations must contain at least one item");
-    }
+    e.wanted(&list, "mutations must contain at least one item");
     for mutation in list.items() {
         let kind = mutation.at("patchType");
         let (own, other) = match kind.str() {
@@ -285,8 +260,7 @@ fn mutations(e: &mut Errors, spec: &At) {
     e.one_of(&spec.at("reinvocationPolicy"), &["IfNeeded", "Never"]);
 }
 
-pub(super) fn policy_status(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
+pub(super) fn policy_status(e: &mut Errors, new: &At) {
     for warning in new.at("status.typeChecking.expressionWarnings").items() {
         e.filled(&warning.at("warning"));
         e.filled(&warning.at("fieldRef"));
@@ -294,13 +268,7 @@ pub(super) fn policy_status(e: &mut Errors, new: &At, old: &Value) {
     meta::conditions(e, &new.at("status.conditions"));
 }
 
-pub(super) fn policy_update(e: &mut Errors, new: &At, old: &Value) {
-    policy(e, new);
-    meta::meta_update(e, new, old);
-}
-
 pub(super) fn policy_binding(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, false, meta::subdomain);
     let spec = object.at("spec");
     e.required_form(&spec.at("policyName"), names::dns_subdomain);
     let parameters = spec.at("paramRef");
@@ -329,15 +297,8 @@ pub(super) fn policy_binding(e: &mut Errors, object: &At) {
         if texts.contains(&"Deny") && texts.contains(&"Warn") {
             e.invalid(&actions, "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)");
         }
-        if actions.is_empty() {
-            e.required(&actions, "at least one validation action is required");
-        }
+        e.wanted(&actions, "at least one validation action is required");
     }
-}
-
-pub(super) fn policy_binding_update(e: &mut Errors, new: &At, old: &Value) {
-    policy_binding(e, new);
-    meta::meta_update(e, new, old);
 }
 
 pub(super) fn api_service(e: &mut Errors, object: &At) {
@@ -365,9 +326,7 @@ pub(super) fn api_service(e: &mut Errors, object: &At) {
     }
     let (service, bundle, insecure) = (spec.at("service"), spec.at("caBundle"), spec.at("insecureSkipTLSVerify"));
     if service.is_set() {
-        for field in ["namespace", "name"].map(|f| service.at(f)) {
-            e.filled(&field);
-        }
+        ["namespace", "name"].iter().for_each(|f| e.filled(&service.at(f)));
         let port = service.at("port");
         if let Some(fault) = port.int().and_then(|n| names::port_number(n).into_iter().next()) {
             e.invalid(&port, format!("port is not valid: {fault}"));
@@ -385,7 +344,3 @@ pub(super) fn api_service(e: &mut Errors, object: &At) {
     }
 }
 
-pub(super) fn api_service_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    api_service(e, new);
-}

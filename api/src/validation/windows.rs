@@ -14,9 +14,7 @@ const MAX_SPEC: usize = 64;
 /// The options of a security context.
 pub(super) fn options(e: &mut Errors, at: &At) {
     let (name, spec, user) = (at.at("gmsaCredentialSpecName"), at.at("gmsaCredentialSpec"), at.at("runAsUserName"));
-    if name.is_set() {
-        e.form(&name, names::dns_subdomain);
-    }
+    e.given_form(&name, names::dns_subdomain);
     match spec.value.as_str().map(str::len) {
         Some(0) => e.invalid(&spec, "gmsaCredentialSpec cannot be an empty string"),
         Some(len) if len > MAX_SPEC * 1024 => e.invalid(&spec, format!("gmsaCredentialSpec size must be under {MAX_SPEC} KiB")),

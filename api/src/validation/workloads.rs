@@ -64,11 +64,7 @@ fn selector_and_template(e: &mut Errors, spec: &At) {
 }
 
 pub(super) fn deployment(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
-    deployment_spec(e, &object.at("spec"));
-}
-
-fn deployment_spec(e: &mut Errors, spec: &At) {
+    let spec = &object.at("spec");
     e.non_negative(&spec.at("replicas"));
     selector_and_template(e, spec);
     let strategy = spec.at("strategy");
@@ -97,33 +93,15 @@ fn deployment_spec(e: &mut Errors, spec: &At) {
     }
 }
 
-/// An update whose selector stays.
-pub(super) fn deployment_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    deployment_spec(e, &new.at("spec"));
-    e.unchanged(&new.at("spec"), &old["spec"], &["selector"]);
-}
-
 pub(super) fn replica_set(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
-    replica_set_spec(e, &object.at("spec"));
-}
-
-fn replica_set_spec(e: &mut Errors, spec: &At) {
+    let spec = &object.at("spec");
     e.non_negative(&spec.at("replicas"));
     e.non_negative(&spec.at("minReadySeconds"));
     selector_and_template(e, spec);
 }
 
-pub(super) fn replica_set_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    replica_set_spec(e, &new.at("spec"));
-    e.unchanged(&new.at("spec"), &old["spec"], &["selector"]);
-}
-
 /// The counts of a status, none of which may exceed what it is a part of.
 pub(super) fn counts_status(e: &mut Errors, new: &At, old: &Value, fields: &[&str]) {
-    meta::meta_update(e, new, old);
     let status = new.at("status");
     for field in fields {
         e.non_negative(&status.at(field));
@@ -133,9 +111,7 @@ pub(super) fn counts_status(e: &mut Errors, new: &At, old: &Value, fields: &[&st
         let (all, ready) = (status.at("replicas").number(), status.at("readyReplicas"));
         let parts = fields.iter().filter(|field| !matches!(**field, "replicas" | "unavailableReplicas"));
         for part in parts.map(|field| status.at(field)) {
-            if part.number() > all {
-                e.invalid(&part, "cannot be greater than status.replicas");
-            }
+            e.at_most(&part, all, "cannot be greater than status.replicas");
         }
         if fields.contains(&"readyReplicas") && status.at("availableReplicas").number() > ready.number() {
             let most = if fields.contains(&"currentReplicas") { "status.readyReplicas" } else { "readyReplicas" };
@@ -149,11 +125,7 @@ pub(super) fn counts_status(e: &mut Errors, new: &At, old: &Value, fields: &[&st
 }
 
 pub(super) fn daemon_set(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
-    daemon_set_spec(e, &object.at("spec"));
-}
-
-fn daemon_set_spec(e: &mut Errors, spec: &At) {
+    let spec = &object.at("spec");
     let at = spec.at("selector");
     meta::label_selector(e, &at);
     matching_template(e, at.value, &spec.at("template"));
@@ -184,14 +156,7 @@ fn daemon_set_spec(e: &mut Errors, spec: &At) {
     e.non_negative(&spec.at("revisionHistoryLimit"));
 }
 
-pub(super) fn daemon_set_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    e.unchanged(&new.at("spec"), &old["spec"], &["selector"]);
-    daemon_set_spec(e, &new.at("spec"));
-}
-
 pub(super) fn stateful_set(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::label);
     set_spec(e, &object.at("spec"), true);
 }
 
@@ -208,12 +173,8 @@ fn set_spec(e: &mut Errors, spec: &At, new: bool) {
         let at = spec.at("persistentVolumeClaimRetentionPolicy").at(field);
         e.maybe_one_of(&at, &["Retain", "Delete"]);
     }
-    for claim in spec.at("volumeClaimTemplates").items().filter(|_| new) {
-        storage::claim_spec(e, &claim.at("spec"));
-    }
-    for field in ["replicas", "minReadySeconds", "ordinals.start"] {
-        e.non_negative(&spec.at(field));
-    }
+    spec.at("volumeClaimTemplates").items().filter(|_| new).for_each(|claim| storage::claim_spec(e, &claim.at("spec")));
+    ["replicas", "minReadySeconds", "ordinals.start"].into_iter().for_each(|field| e.non_negative(&spec.at(field)));
     if new {
         e.optional_form(&spec.at("serviceName"), names::dns_label);
     }
@@ -268,7 +229,6 @@ const SET_UPDATABLE: [&str; 7] =
     ["replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit", "persistentVolumeClaimRetentionPolicy", "minReadySeconds"];
 
 pub(super) fn stateful_set_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
     set_spec(e, &new.at("spec"), false);
     let rest = |spec: &Value| {
         let mut copy = spec.clone();
@@ -290,7 +250,6 @@ pub(super) fn stateful_set_update(e: &mut Errors, new: &At, old: &Value) {
 }
 
 pub(super) fn controller_revision(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
     let data = object.at("data");
     if !data.is_set() {
         e.required(&data, "data is mandatory");
@@ -300,18 +259,8 @@ pub(super) fn controller_revision(e: &mut Errors, object: &At) {
     e.non_negative(&object.at("revision"));
 }
 
-pub(super) fn controller_revision_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    controller_revision(e, new);
-    e.unchanged(new, old, &["data"]);
-}
-
 pub(super) fn replication_controller(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
-    replication_controller_spec(e, &object.at("spec"));
-}
-
-fn replication_controller_spec(e: &mut Errors, spec: &At) {
+    let spec = &object.at("spec");
     e.non_negative(&spec.at("minReadySeconds"));
     let selector = spec.at("selector");
     e.filled(&selector);
@@ -332,17 +281,7 @@ fn replication_controller_spec(e: &mut Errors, spec: &At) {
     lasting_template(e, &template, "ReplicationController");
 }
 
-pub(super) fn replication_controller_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    replication_controller_spec(e, &new.at("spec"));
-}
-
 pub(super) fn pod_template(e: &mut Errors, object: &At) {
-    meta::object_meta(e, object, true, meta::subdomain);
     pod::template(e, &object.at("template"));
 }
 
-pub(super) fn pod_template_update(e: &mut Errors, new: &At, old: &Value) {
-    meta::meta_update(e, new, old);
-    pod::template(e, &new.at("template"));
-}

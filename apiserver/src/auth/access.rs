@@ -416,7 +416,7 @@ mod tests {
         let users = static_tokens("t1,jane,42,\"dev,ops\"\nt2,joe,43\n").expect("users");
         assert_eq!(users["t1"], User { uid: "42".into(), ..User::new("jane", ["dev", "ops"]) });
         assert_eq!(users["t2"].groups, ["system:authenticated"]);
-        assert_eq!(static_tokens("t1,jane").unwrap_err(), "token file must have at least 3 columns (token, user name, user uid), found 2");
+        assert_eq!(static_tokens("t1,jane").expect_err("two columns"), "token file must have at least 3 columns (token, user name, user uid), found 2");
         assert!(static_tokens(",jane,1").is_err());
     }
 

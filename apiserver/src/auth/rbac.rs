@@ -158,9 +158,8 @@ impl Index {
 
     fn take_in(&mut self, at: usize, old: Option<&Object>, new: Option<&Object>) {
         let Some(object) = new.or(old) else { return };
-        // What can't be read gives nothing.
-        let value = |object: Option<&Object>| object.and_then(|o| o.value().ok());
-        let (old, new) = (value(old), value(new));
+        let old = old.and_then(|o| o.value().ok());
+        let new = new.and_then(|o| o.value().inspect_err(|error| gives_nothing(&o.key, error)).ok());
         if PREFIXES[at].ends_with("bindings/") {
             self.bind(&object.key, object.namespace(), old.as_ref(), new.as_ref());
         } else {
@@ -171,8 +170,8 @@ impl Index {
     fn define(&mut self, path: &str, role: Option<&Value>) {
         match role {
             Some(role) => {
-                let rules: Option<Vec<Rule>> = serde_json::from_value(role["rules"].clone()).unwrap_or_default();
-                self.roles.insert(path.to_owned(), rules.unwrap_or_default());
+                let rules = serde_json::from_value::<Option<Vec<Rule>>>(role["rules"].clone()).inspect_err(|error| gives_nothing(path, error));
+                self.roles.insert(path.to_owned(), rules.unwrap_or_default().unwrap_or_default());
             }
             None => drop(self.roles.remove(path)),
         }
@@ -190,6 +189,9 @@ impl Index {
             }
         }
         let Some(binding) = new else { return };
+        for odd in value::items(binding, &["subjects"]).iter().filter(|one| subject(one, namespace.as_deref()).is_none()) {
+            gives_nothing(key, &format!("a subject that is nobody: {odd}"));
+        }
         let (kind, name) = (value::text(binding, &["roleRef", "kind"]), value::text(binding, &["roleRef", "name"]));
         let role = match (kind, &namespace) {
             ("Role", Some(namespace)) => format!("{namespace}/{name}"),
@@ -233,6 +235,11 @@ impl Index {
 /// Whether a binding gives the user that.
 pub(crate) fn decide(server: &Server, user: &User, attributes: &Attributes<'_>) -> Decision {
     server.rbac.index(&server.cache).decide(user, attributes)
+}
+
+/// Tells of a role or binding, or a part of it, that can't be read: it gives nobody anything.
+fn gives_nothing(key: &str, error: &dyn std::fmt::Display) {
+    tracing::warn!(key, %error, "what can't be read of a role or binding gives nothing");
 }
 
 /// Several faults as Go's aggregate shows them.

@@ -5,7 +5,7 @@ mod convert;
 pub(super) mod formats;
 pub(super) mod lists;
 mod net;
-mod numbers;
+pub(super) mod numbers;
 pub mod opaque;
 mod strings;
 pub(super) mod time;
@@ -44,7 +44,7 @@ impl Regexes {
 }
 
 /// The error of arguments that no function takes.
-fn no_overload<T>() -> Result<T, Fault> {
+pub(super) fn no_overload<T>() -> Result<T, Fault> {
     Err(Fault::error("no such overload"))
 }
 

@@ -60,7 +60,7 @@ impl fmt::Display for Semver {
 }
 
 impl Semver {
-    fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         let (rest, build) = text.split_once('+').unwrap_or((text, ""));
         let (core, pre) = rest.split_once('-').unwrap_or((rest, ""));
         let parts: Vec<&str> = core.split('.').collect();

@@ -9,7 +9,6 @@ use super::check::{At, Errors};
 use super::meta;
 use crate::custom::{Custom, Scale};
 use crate::field::{Error, ErrorType};
-use crate::names;
 use crate::schema::{Kind, List, ListType, Schema};
 
 pub(in crate::validation) use format::known as known_format;
@@ -19,7 +18,7 @@ pub(super) fn create(e: &mut Errors, custom: &Custom, object: &At, namespaced: b
     meta::custom_meta(e, object, namespaced, meta::subdomain);
     e.0.extend(values::errors(&custom.source, object.value, None, ""));
     if let Some(scale) = &custom.scale {
-        scale_spec(e, scale, object.value);
+        replicas(e, object.value, &scale.spec);
         scale_status(e, scale, object.value);
     }
     structure(e, custom, object.value, None);
@@ -37,7 +36,7 @@ pub(super) fn update(e: &mut Errors, custom: &Custom, subresource: &str, object:
     }
     if let Some(scale) = &custom.scale {
         if !status {
-            scale_spec(e, scale, object.value);
+            replicas(e, object.value, &scale.spec);
         }
         scale_status(e, scale, object.value);
     }
@@ -131,9 +130,8 @@ fn embedded_object(e: &mut Errors, map: &Map<String, Value>, value: &Value, path
     if version.str().matches('/').count() > 1 {
         e.invalid(&version, format!("unexpected GroupVersion string: {}", version.str()));
     }
-    let faults = names::dns1035_label(&kind.str().to_lowercase());
-    if !kind.is_empty() && !faults.is_empty() {
-        e.invalid(&kind, format!("may have mixed case, but should otherwise match: {}", faults.join(",")));
+    if !kind.is_empty() {
+        meta::kind_name(e, &kind);
     }
     if at.at("metadata").value.is_object() {
         meta::embedded_meta(e, &at);
@@ -220,10 +218,6 @@ fn replicas(e: &mut Errors, object: &Value, path: &[String]) {
             }
         }
     }
-}
-
-fn scale_spec(e: &mut Errors, scale: &Scale, object: &Value) {
-    replicas(e, object, &scale.spec);
 }
 
 fn scale_status(e: &mut Errors, scale: &Scale, object: &Value) {
