@@ -17,6 +17,7 @@ pub mod dial;
 mod encryption;
 mod flow;
 pub mod http;
+mod identity;
 mod metrics;
 pub mod options;
 mod publish;

@@ -267,7 +267,7 @@ fn authorizers(options: &Options) -> Result<Vec<Authorizer>, Error> {
 }
 
 /// Finds out who asks. `peer` is who the TLS connection, or the process itself, has shown to be.
-pub(crate) async fn authenticate(server: &Server, peer: Option<&User>, parts: &Parts) -> Result<User, Status> {
+pub(crate) async fn authenticate(server: &Arc<Server>, peer: Option<&User>, parts: &Parts) -> Result<User, Status> {
     let access = &server.access;
     if parts.extensions.get::<FromProxy>().is_some()
         && let Some(user) = access.proxy.as_ref().and_then(|proxy| proxy.user(&parts.headers))
@@ -316,7 +316,7 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Finds out who bears a token that is for one of these audiences. The error is what a review tells.
-pub(crate) async fn identify(server: &Server, token: &str, audiences: &[String]) -> Result<Authenticated, String> {
+pub(crate) async fn identify(server: &Arc<Server>, token: &str, audiences: &[String]) -> Result<Authenticated, String> {
     let access = &server.access;
     // What knows nothing of audiences vouches for this server's own.
     let own: Vec<String> = audiences.iter().filter(|a| access.audiences.contains(a)).cloned().collect();
