@@ -12,7 +12,10 @@ const POD_SPEC: &str = "volumes initContainers containers ephemeralContainers re
     activeDeadlineSeconds dnsPolicy nodeSelector serviceAccountName automountServiceAccountToken nodeName securityContext \
     imagePullSecrets hostname subdomain setHostnameAsFQDN affinity schedulerName tolerations hostAliases priorityClassName \
     priority preemptionPolicy dnsConfig readinessGates runtimeClassName overhead enableServiceLinks topologySpreadConstraints \
-    os schedulingGates resourceClaims resources hostnameOverride";
+    os schedulingGates resourceClaims resources hostnameOverride schedulingGroup";
+
+/// Fields that stand elsewhere in the internal struct than in the API's: behind which other one.
+const MOVED: &[(&str, &str, &str)] = &[("io.k8s.api.core.v1.Volume", "quobyte", "rbd")];
 
 /// The fields of the spec that stand first in the internal security context.
 const POD_SECURITY: &str = "hostNetwork hostPID hostIPC shareProcessNamespace hostUsers";
@@ -183,6 +186,13 @@ impl Writer<'_> {
             _ => {
                 let mut ordered: Vec<&Property> = object.properties.iter().collect();
                 ordered.sort_by_key(|p| p.position);
+                for (_, name, after) in MOVED.iter().filter(|(definition, ..)| *definition == object.definition) {
+                    let place = |of: &str| ordered.iter().position(|p| p.name == of);
+                    if let (Some(from), Some(to)) = (place(name), place(after)) {
+                        let moved = ordered.remove(from);
+                        ordered.insert(if from > to { to + 1 } else { to }, moved);
+                    }
+                }
                 self.fields(ordered.into_iter().map(|p| (go_name(p), p, &whole)).collect());
             }
         }

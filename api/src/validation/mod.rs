@@ -73,11 +73,11 @@ fn cluster_wide(e: &mut Errors, object: &At) {
 }
 
 fn replicas_status(e: &mut Errors, new: &At, old: &Value) {
-    workloads::counts_status(e, new, old, &["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"]);
+    workloads::counts_status(e, new, old, &["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "terminatingReplicas"]);
 }
 
 fn deployment_status(e: &mut Errors, new: &At, old: &Value) {
-    let counts = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas"];
+    let counts = ["replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "terminatingReplicas"];
     workloads::counts_status(e, new, old, &counts);
 }
 
@@ -171,7 +171,7 @@ const KINDS: &[Rules] = &[
         .with(&[("status", cluster::flow_status)]),
     kind("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", cluster::priority_level, cluster::priority_level_update)
         .with(&[("status", cluster::flow_status)]),
-    kind("networking.k8s.io", "Ingress", network::ingress, network::ingress_update),
+    kind("networking.k8s.io", "Ingress", network::ingress, network::ingress_update).with(&[("status", network::ingress_status)]),
     kind("networking.k8s.io", "IngressClass", network::ingress_class, network::ingress_class_update),
     kind("networking.k8s.io", "IPAddress", network::ip_address, network::ip_address_update),
     kind("networking.k8s.io", "NetworkPolicy", network::network_policy, network::network_policy_update),

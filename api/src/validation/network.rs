@@ -109,6 +109,19 @@ pub(super) fn ingress_update(e: &mut Errors, new: &At, old: &Value) {
     ingress_rules(e, new);
 }
 
+/// An Ingress whose status is to replace another's. Addresses that were bad before may stay.
+pub(super) fn ingress_status(e: &mut Errors, new: &At, old: &Value) {
+    meta::meta_update(e, new, old);
+    let was = At::root(old).at("status.loadBalancer.ingress");
+    for entry in new.at("status.loadBalancer.ingress").items() {
+        let ip = entry.at("ip");
+        if !ip.is_empty() && !was.items().any(|before| before.at("ip").str() == ip.str()) {
+            address::ip(e, &ip);
+        }
+        super::service::host_name(e, &entry.at("hostname"));
+    }
+}
+
 pub(super) fn ingress_class(e: &mut Errors, class: &At) {
     meta::object_meta(e, class, false, meta::subdomain);
     let (controller, parameters) = (class.at("spec.controller"), class.at("spec.parameters"));

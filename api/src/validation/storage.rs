@@ -12,8 +12,8 @@ const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
 
 /// The sources of a persistent volume, in Go's order.
 const SOURCES: [&str; 22] = [
-    "gcePersistentDisk", "awsElasticBlockStore", "hostPath", "glusterfs", "nfs", "rbd", "iscsi", "flexVolume", "cinder", "cephfs", "fc",
-    "flocker", "azureFile", "vsphereVolume", "quobyte", "azureDisk", "photonPersistentDisk", "portworxVolume", "scaleIO", "local",
+    "gcePersistentDisk", "awsElasticBlockStore", "hostPath", "glusterfs", "nfs", "rbd", "quobyte", "iscsi", "flexVolume", "cinder", "cephfs", "fc",
+    "flocker", "azureFile", "vsphereVolume", "azureDisk", "photonPersistentDisk", "portworxVolume", "scaleIO", "local",
     "storageos", "csi",
 ];
 
@@ -356,6 +356,10 @@ pub(super) fn driver(e: &mut Errors, driver: &At) {
     e.maybe_one_of(&spec.at("fsGroupPolicy"), &["File", "None", "ReadWriteOnceWithFSType"]);
     for mode in spec.at("volumeLifecycleModes").items() {
         e.maybe_one_of(&mode, &["Ephemeral", "Persistent"]);
+    }
+    let in_secrets = spec.at("serviceAccountTokenInSecrets");
+    if in_secrets.is_set() && spec.at("tokenRequests").is_empty() {
+        e.invalid(&in_secrets, "serviceAccountTokenInSecrets is set but no tokenRequests are specified");
     }
     let mut audiences = Vec::new();
     for request in spec.at("tokenRequests").items() {
