@@ -2,6 +2,7 @@
 
 mod access;
 mod bootstrap;
+mod der;
 mod files;
 mod impersonation;
 mod jwt;
