@@ -196,6 +196,7 @@ impl Server {
         server.spawn(watch_policies);
         server.spawn(signer::run);
         server.spawn(auth::fill_secrets);
+        server.spawn(auth::reload);
         server.spawn(aggregate::run);
         unready.disarm();
         Ok(server)
