@@ -386,7 +386,39 @@ mod tests {
         let csr = ("certificates.k8s.io", "CertificateSigningRequest");
         check(csr.0, csr.1, request.clone(), "approval", approval.clone(), &[]);
         check(csr.0, csr.1, request.clone(), "status", approval, &["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]);
-        check(csr.0, csr.1, request, "approval", json!({"status": {"certificate": "eA=="}}), &["status.certificate: Forbidden: updates may not set certificate content"]);
+        check(csr.0, csr.1, request.clone(), "approval", json!({"status": {"certificate": "eA=="}}), &["status.certificate: Forbidden: updates may not set certificate content"]);
+        check(csr.0, csr.1, request, "status", json!({"status": {"certificate": "eA=="}}),
+            &["status.certificate: Invalid value: \"<certificate data>\": must contain at least one CERTIFICATE PEM block"]);
+        let ingress = |ip: &str| json!({"status": {"loadBalancer": {"ingress": [{"ip": ip}]}}});
+        check("networking.k8s.io", "Ingress", json!({"metadata": {"name": "i"}}), "status", ingress("x"),
+            &["status.loadBalancer.ingress[0].ip: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"]);
+        let mut bad = ingress("x");
+        bad["metadata"] = json!({"name": "i"});
+        check("networking.k8s.io", "Ingress", bad, "status", ingress("x"), &[]);
+    }
+
+    #[test]
+    fn gated_pods_are_only_narrowed() {
+        let terms = |terms: Value| json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}});
+        let asks = |keys: &[&str]| json!({"matchExpressions": keys.iter().map(|key| json!({"key": key, "operator": "Exists"})).collect::<Vec<_>>()});
+        let check = |was: Value, change: Value, expected: &str| {
+            let (resource, mut old) = admitted("", "v1", "Pod", pod(json!({"schedulingGates": [{"name": "a.io/b"}]})));
+            json_patch::merge(&mut old["spec"], &was);
+            let mut new = old.clone();
+            json_patch::merge(&mut new["spec"], &change);
+            let errors: Vec<String> = validate_update(resource, &new, &old).iter().map(ToString::to_string).collect();
+            assert!(errors.len() == usize::from(!expected.is_empty()) && errors.iter().all(|e| e.starts_with(expected)), "{errors:?}");
+        };
+        check(json!({"nodeSelector": {"a": "b"}}), json!({"nodeSelector": {"c": "d"}}), "");
+        check(json!({"nodeSelector": {"a": "b"}}), json!({"nodeSelector": {"a": "d"}}), "spec.nodeSelector: Invalid value: {\"a\":\"d\"}: only additions");
+        check(json!({}), json!({"affinity": terms(json!([asks(&["a"])]))}), "");
+        let narrow = json!({"affinity": terms(json!([asks(&["a"])]))});
+        check(narrow.clone(), json!({"affinity": terms(json!([asks(&["a", "b"])]))}), "");
+        let path = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+        check(narrow.clone(), json!({"affinity": terms(json!([asks(&["b"])]))}), &format!("{path}[0]: Invalid value"));
+        check(narrow.clone(), json!({"affinity": terms(json!([asks(&["a"]), asks(&["b"])]))}), &format!("{path}: Invalid value"));
+        check(narrow, json!({"affinity": null}), &format!("{path}: Invalid value: null"));
+        check(json!({}), json!({"affinity": {"podAntiAffinity": {}}}), "spec: Forbidden: pod updates may not change fields");
     }
 
     #[test]

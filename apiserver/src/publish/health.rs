@@ -66,7 +66,7 @@ pub(super) async fn checks(server: &Server, path: &str) -> Vec<(&'static str, Re
 
 /// Answers `/readyz` and the like.
 pub(super) async fn all(server: &Server, path: &str, query: &Query) -> Reply {
-    report(path, checks(server, path).await, &query.all("exclude"), query.get("verbose").is_some())
+    report(path, checks(server, path).await, &query.all("exclude"), query.has("verbose"))
 }
 
 fn report(path: &str, checks: Vec<(&'static str, Result<(), String>)>, excluded: &[&str], verbose: bool) -> Reply {
