@@ -2,6 +2,7 @@
 //! `.spec.size`, `.metadata.labels.k8s\.io/x`, `['a']`, `[0]`, `[-1]`, `[1:3]`, `[*]`, `..name`,
 //! `[?(@.type=="Ready")].status`.
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 use std::collections::HashSet;
 
@@ -42,6 +43,9 @@ enum Operand {
 /// How many filters a path may have, so that none overflows the stack.
 const MAX_FILTERS: usize = 32;
 
+/// How many values a path may visit: filters within filters would else look at every value once for every other, and again.
+const MAX_VISITS: usize = 20_000;
+
 const COMPARISONS: [(&str, Comparison); 6] = [
     ("==", Comparison::Equal),
     ("!=", Comparison::NotEqual),
@@ -71,11 +75,18 @@ impl JsonPath {
         Ok(Self(steps))
     }
 
-    /// All values that the path leads to; none where something is missing.
+    /// All values that the path leads to; none where something is missing, or where that takes too long to find.
     pub fn find<'a>(&self, root: &'a Value) -> Vec<&'a Value> {
+        let left = Cell::new(MAX_VISITS);
+        let found = self.find_within(root, &left);
+        if left.get() == 0 { Vec::new() } else { found }
+    }
+
+    /// The same with so many visits left; what is found is not all when none are left at the end.
+    fn find_within<'a>(&self, root: &'a Value, left: &Cell<usize>) -> Vec<&'a Value> {
         let mut found = vec![root];
         for step in &self.0 {
-            found = found.into_iter().flat_map(|value| follow(step, value)).collect();
+            found = found.into_iter().flat_map(|value| follow(step, value, left)).collect();
             // What lies below two of the values is found once: else each further descent would find more than the last.
             if matches!(step, Step::Descend(_)) {
                 let mut seen = HashSet::new();
@@ -187,13 +198,17 @@ fn read_filter(text: &str) -> Result<Step, String> {
     Ok(Step::Filter(JsonPath::parse(&text[..at])?, Some((*comparison, operand))))
 }
 
-fn follow<'a>(step: &Step, value: &'a Value) -> Vec<&'a Value> {
+fn follow<'a>(step: &Step, value: &'a Value, left: &Cell<usize>) -> Vec<&'a Value> {
+    left.set(left.get().saturating_sub(1));
+    if left.get() == 0 {
+        return Vec::new();
+    }
     match step {
         Step::Field(name) => value.get(name.as_str()).into_iter().collect(),
         Step::All => children(value).collect(),
         Step::Descend(name) => {
             let mut found: Vec<_> = if name.is_empty() { vec![value] } else { value.get(name.as_str()).into_iter().collect() };
-            found.extend(children(value).flat_map(|child| follow(step, child)));
+            found.extend(children(value).flat_map(|child| follow(step, child, left)));
             found
         }
         Step::Index(i) => {
@@ -208,7 +223,7 @@ fn follow<'a>(step: &Step, value: &'a Value) -> Vec<&'a Value> {
             let (from, to) = (bound(*from, 0), bound(*to, len));
             items.get(from..to).unwrap_or(&[]).iter().step_by(*step as usize).collect()
         }
-        Step::Filter(left, right) => children(value).filter(|item| passes(item, left, right.as_ref())).collect(),
+        Step::Filter(path, operand) => children(value).filter(|item| passes(item, path, operand.as_ref(), left)).collect(),
     }
 }
 
@@ -220,12 +235,13 @@ fn children(value: &Value) -> Box<dyn Iterator<Item = &Value> + '_> {
     }
 }
 
-fn passes(item: &Value, left: &JsonPath, right: Option<&(Comparison, Operand)>) -> bool {
-    let Some(left) = left.first(item) else { return false };
-    let Some((comparison, right)) = right else { return true };
+fn passes(item: &Value, path: &JsonPath, operand: Option<&(Comparison, Operand)>, visits: &Cell<usize>) -> bool {
+    let first = |path: &JsonPath| path.find_within(item, visits).into_iter().next();
+    let Some(left) = first(path) else { return false };
+    let Some((comparison, right)) = operand else { return true };
     let right = match right {
         Operand::Literal(value) => value,
-        Operand::Path(path) => match path.first(item) {
+        Operand::Path(path) => match first(path) {
             Some(value) => value,
             None => return false,
         },
@@ -284,5 +300,16 @@ mod tests {
         for bad in [".a[", ".a[x]", "a.b", ".a[::0]", ".a[?(@.b==c)]"] {
             assert!(JsonPath::parse(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_takes_too_long_leads_nowhere() {
+        // Each filter looks at all that is below what the one around it looks at: some 10^11 visits.
+        let deep = (0..40).fold(json!({}), |inner, _| json!({"x": [inner]}));
+        let nested = (0..20).fold("@..y".to_owned(), |inner, _| format!("@..x[?({inner})]"));
+        assert!(JsonPath::parse(&format!("..x[?({nested})]")).expect("a path").find(&deep).is_empty());
+        // One visit of each of many is well within the bound.
+        let wide = json!({"a": (0..9_000).map(|i| json!({"b": i})).collect::<Vec<_>>()});
+        assert_eq!(JsonPath::parse(".a[?(@.b==8999)].b").expect("a path").find(&wide), [&json!(8999)]);
     }
 }

@@ -263,7 +263,9 @@ fn endpoints(server: &Server) -> Value {
 async fn release_orphaned_claims(server: &Arc<Server>) -> Result<(), Status> {
     server.cache.fresh().await?;
     let services = server.cache.resource("/registry/services/specs/").ok_or_else(Status::no_such_resource)?;
-    let services: Vec<Value> = services.list(&Filter::default(), 0).objects.iter().filter_map(|o| o.value().ok()).collect();
+    // What can't be read may be claimed by what can't be read.
+    let Ok(services) = services.list(&Filter::default(), 0).whole() else { return Ok(()) };
+    let services: Vec<Value> = services.objects.iter().filter_map(|o| o.value().ok()).collect();
     for prefix in CLAIM_PREFIXES {
         let page = server.store.list(prefix, &skiff_store::prefix_end(prefix), 0, None).await?;
         for key in orphaned(page.entries.iter().map(|e| e.key.as_ref()), &services) {

@@ -26,6 +26,7 @@ use skiff_api::value::{at, items, text};
 use skiff_store::{Entry, Error as StoreError, Event, Guard, Page, Revision, Store};
 
 use crate::aggregate::FRONT_KEY;
+use crate::cache::sealed;
 
 /// What every encrypted value begins with.
 const MARK: &[u8] = b"k8s:enc:";
@@ -109,7 +110,7 @@ impl Encryption {
 
     /// The value as it was before it was stored, and whether it would be stored otherwise today.
     fn open(&self, key: &str, stored: &Bytes) -> Result<(Bytes, bool), StoreError> {
-        let failed = |why: &str| StoreError::Unavailable(format!("unable to transform key {key:?}: {why}"));
+        let failed = |why: &str| StoreError::Unreadable { key: key.to_owned(), why: why.to_owned() };
         let providers = self.of(key);
         let encrypted = stored.starts_with(MARK);
         let fits = |p: &&Provider| if encrypted { !p.prefix.is_empty() && stored.starts_with(&p.prefix) } else { p.prefix.is_empty() };
@@ -254,10 +255,18 @@ impl Encrypted {
         Self { inner, encryption: Arc::new(encryption), stale: Arc::default() }
     }
 
-    fn open(&self, entry: Entry) -> Result<Entry, StoreError> {
-        let value = opened(&self.encryption, &self.stale, &entry.key, &entry.value)?;
-        Ok(Entry { value, ..entry })
+    /// The entry, one among others: what can't be decrypted is told in its place.
+    fn shown(&self, entry: Entry) -> Entry {
+        Entry { value: shown(&self.encryption, &self.stale, &entry.key, &entry.value), ..entry }
     }
+}
+
+/// The plain value, or in its place why there is none.
+fn shown(encryption: &Encryption, stale: &Mutex<HashSet<Arc<str>>>, key: &Arc<str>, value: &Bytes) -> Bytes {
+    opened(encryption, stale, key, value).unwrap_or_else(|error| sealed(&match error {
+        StoreError::Unreadable { why, .. } => why,
+        other => other.to_string(),
+    }))
 }
 
 /// Decrypts, and remembers what is stale.
@@ -275,19 +284,21 @@ fn opened(encryption: &Encryption, stale: &Mutex<HashSet<Arc<str>>>, key: &Arc<s
 #[async_trait]
 impl Store for Encrypted {
     async fn get(&self, key: &str) -> Result<Option<Entry>, StoreError> {
-        self.inner.get(key).await?.map(|entry| self.open(entry)).transpose()
+        let Some(entry) = self.inner.get(key).await? else { return Ok(None) };
+        let value = opened(&self.encryption, &self.stale, &entry.key, &entry.value)?;
+        Ok(Some(Entry { value, ..entry }))
     }
 
     async fn list(&self, start: &str, end: &str, limit: usize, at: Option<Revision>) -> Result<Page, StoreError> {
         let page = self.inner.list(start, end, limit, at).await?;
-        let entries = page.entries.into_iter().map(|entry| self.open(entry)).collect::<Result<_, _>>()?;
+        let entries = page.entries.into_iter().map(|entry| self.shown(entry)).collect();
         Ok(Page { entries, ..page })
     }
 
     async fn commit(&self, key: &str, guard: Guard, value: Option<Bytes>) -> Result<Revision, StoreError> {
         let value = value.map(|plain| self.encryption.seal(key, &plain)).transpose()?;
         match self.inner.commit(key, guard, value).await {
-            Err(StoreError::Conflict(Some(entry))) => Err(StoreError::Conflict(Some(self.open(entry)?))),
+            Err(StoreError::Conflict(Some(entry))) => Err(StoreError::Conflict(Some(self.shown(entry)))),
             result => result,
         }
     }
@@ -296,13 +307,13 @@ impl Store for Encrypted {
         let (encryption, stale) = (Arc::clone(&self.encryption), Arc::clone(&self.stale));
         let batches = self.inner.watch(from).await?.map(move |batch| {
             let open = |event: Event| {
-                let value = event.value.map(|value| opened(&encryption, &stale, &event.key, &value)).transpose()?;
+                let value = event.value.map(|value| shown(&encryption, &stale, &event.key, &value));
                 if value.is_none() {
                     stale.lock().unwrap_or_else(PoisonError::into_inner).remove(&event.key);
                 }
-                Ok(Event { value, ..event })
+                Event { value, ..event }
             };
-            batch.and_then(|events| events.into_iter().map(open).collect())
+            batch.map(|events| events.into_iter().map(open).collect())
         });
         Ok(batches.boxed())
     }

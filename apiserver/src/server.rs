@@ -217,6 +217,7 @@ impl Server {
             {
                 tracing::warn!(%error, revision, "compaction failed");
             }
+            self.cache.forget();
             before = Some(self.cache.applied());
             tokio::time::sleep(COMPACTION_PERIOD).await;
         }

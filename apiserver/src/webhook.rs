@@ -154,7 +154,7 @@ impl Webhooks {
         // A service goes by its name in certificate and headers, and is reached at an endpoint's address.
         let (name, target) = match &config.service {
             Some((namespace, name, port, _)) => {
-                let address = services::endpoint(&self.cache, namespace, name, &port.to_string()).map_err(|status| failed(status.message))?;
+                let address = services::endpoint(&self.cache, namespace, name, &port.to_string(), services::To::Any).map_err(|status| failed(status.message))?;
                 (format!("{name}.{namespace}.svc"), Target::Address(address))
             }
             None => (host.clone(), Target::Name(host, port)),

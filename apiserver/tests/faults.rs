@@ -1,5 +1,6 @@
-//! etcd stops, or dies, beneath a server: what needs it is refused in time, what doesn't is answered, watches go on, and
-//! everything heals by itself. Only where etcd's binary is.
+//! What becomes of a server whose store fails it. etcd stops, or dies (only where etcd's binary is): what needs it is refused
+//! in time, what doesn't is answered, watches go on. A value can't be read: its resource is refused, the others are served.
+//! Everything heals by itself.
 
 mod common;
 
@@ -7,14 +8,18 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
+use bytes::Bytes;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 use skiff_apiserver::auth::User;
 use skiff_apiserver::http::body::{Body, full};
 use skiff_apiserver::Server;
-use skiff_store::Etcd;
+use skiff_store::{Entry, Error, Etcd, Event, Guard, Memory, Page, Revision, Store};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -192,4 +197,199 @@ async fn a_server_outlives_its_etcd() {
     while api.ask(Method::GET, "/readyz", &Value::Null).await.0 != 200 {
         assert!(Instant::now() < deadline, "it doesn't get ready again");
     }
+}
+
+const KEYS: &str = r#"
+kind: EncryptionConfiguration
+apiVersion: apiserver.config.k8s.io/v1
+resources:
+- resources: [secrets]
+  providers:
+  - aesgcm: {keys: [{name: kept, secret: MDEyMzQ1Njc4OWFiY2RlZg==}]}
+  - identity: {}
+"#;
+
+#[tokio::test]
+async fn what_can_not_be_read_is_refused_by_name_and_heals() {
+    const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+    const KEY: &str = "/registry/secrets/default/a";
+    const FAULT: &str = r#"Internal error occurred: unable to transform key "/registry/secrets/default/a": no matching prefix found"#;
+    let dir = tempfile::tempdir().expect("a directory");
+    let keys = dir.path().join("keys.yaml");
+    std::fs::write(&keys, KEYS).expect("a file");
+    let store = Arc::new(Memory::new());
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let start = async || {
+        let mut config = common::config(Arc::clone(&store) as Arc<dyn Store>);
+        config.options.encryption_provider_config = Some(keys.clone());
+        Api(Server::start(config, stop.clone()).await.expect("a server"))
+    };
+    let api = start().await;
+    let put = async |key: &str, value: Option<String>| {
+        let entry = store.get(key).await.expect("a read").expect("there");
+        store.commit(key, Guard::Modified(entry.modified), value.map(Into::into)).await.expect("a write")
+    };
+    for (namespace, name) in [("default", "a"), ("default", "b"), ("kube-system", "c")] {
+        let (code, made) = api.ask(Method::POST, &format!("/api/v1/namespaces/{namespace}/secrets"), &json!({"metadata": {"name": name}})).await;
+        assert_eq!(code, 201, "{made}");
+    }
+    let (_, list) = api.ask(Method::GET, SECRETS, &Value::Null).await;
+    let version = list["metadata"]["resourceVersion"].as_str().expect("a version").to_owned();
+    let (_, body) = api.open(Method::GET, &format!("{SECRETS}?watch=1&resourceVersion={version}"), &Value::Null).await;
+
+    put(KEY, Some("k8s:enc:aesgcm:v1:lost:xyz".into())).await;
+    // Who watches is sent to the list, which says why.
+    let told: Value = serde_json::from_slice(&body.collect().await.expect("the watch ends").to_bytes()).expect("an event");
+    assert_eq!((&told["type"], &told["object"]["code"]), (&json!("ERROR"), &json!(410)), "{told}");
+    // So does a server that begins with it.
+    let again = start().await;
+    for api in [&api, &again] {
+        let (object, watch) = (format!("{SECRETS}/a"), format!("{SECRETS}?watch=1"));
+        for (method, path) in [
+            (Method::GET, SECRETS),
+            (Method::GET, "/api/v1/secrets?resourceVersion=0"),
+            (Method::GET, &format!("{SECRETS}?limit=1")),
+            (Method::GET, &watch),
+            (Method::GET, &format!("{watch}&resourceVersion={version}")),
+            (Method::GET, &object),
+            (Method::GET, &format!("{object}?resourceVersion=0")),
+            (Method::PUT, &object),
+            (Method::DELETE, &object),
+            (Method::DELETE, SECRETS),
+        ] {
+            let body = if method == Method::PUT { json!({"metadata": {"name": "a"}}) } else { Value::Null };
+            let (code, refusal) = api.ask(method.clone(), path, &body).await;
+            assert_eq!((code, &refusal["message"]), (500, &json!(FAULT)), "{method} {path}");
+        }
+        assert_eq!(api.ask(Method::POST, SECRETS, &json!({"metadata": {"name": "a"}})).await.0, 409);
+        assert_eq!(api.ask(Method::GET, &format!("{SECRETS}/b"), &Value::Null).await.0, 200);
+        let (code, list) = api.ask(Method::GET, "/api/v1/namespaces/kube-system/secrets", &Value::Null).await;
+        assert!(code == 200 && list["items"].as_array().is_some_and(|items| items.iter().any(|s| s["metadata"]["name"] == "c")), "{list}");
+        assert_eq!(api.ask(Method::GET, MAPS, &Value::Null).await.0, 200);
+    }
+    assert_eq!(api.create("others-go-on").await.0, 201);
+
+    put(KEY, None).await;
+    for api in [&api, &again] {
+        let (code, list) = api.ask(Method::GET, SECRETS, &Value::Null).await;
+        assert!(code == 200 && list["items"].as_array().is_some_and(|items| items.len() == 1), "{list}");
+    }
+
+    // Bytes that are no object, until somebody writes better ones.
+    let map = "/registry/configmaps/default/others-go-on";
+    let whole = store.get(map).await.expect("a read").expect("there").value;
+    put(map, Some(r#"{"kind":"ConfigMap","metadata":{"#.into())).await;
+    let (code, refusal) = api.ask(Method::GET, MAPS, &Value::Null).await;
+    assert!(code == 500 && refusal["message"].as_str().is_some_and(|m| m.contains(map)), "{refusal}");
+    put(map, Some(String::from_utf8_lossy(&whole).into_owned())).await;
+    let (code, list) = api.ask(Method::GET, MAPS, &Value::Null).await;
+    assert!(code == 200 && list.to_string().contains("others-go-on"), "{list}");
+}
+
+/// What a store does with the writes of Services.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mood {
+    Well,
+    /// They wait.
+    Slow,
+    /// They are done, and not answered.
+    Silent,
+}
+
+struct Moody {
+    inner: Memory,
+    mood: watch::Sender<Mood>,
+    /// How many writes of Services have come.
+    came: Semaphore,
+}
+
+#[async_trait]
+impl Store for Moody {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+        self.inner.get(key).await
+    }
+
+    async fn list(&self, start: &str, end: &str, limit: usize, at: Option<Revision>) -> Result<Page, Error> {
+        self.inner.list(start, end, limit, at).await
+    }
+
+    async fn commit(&self, key: &str, guard: Guard, value: Option<Bytes>) -> Result<Revision, Error> {
+        if !key.starts_with("/registry/services/specs/") {
+            return self.inner.commit(key, guard, value).await;
+        }
+        self.came.add_permits(1);
+        let mut mood = self.mood.subscribe();
+        let _ = mood.wait_for(|mood| *mood != Mood::Slow).await;
+        let done = self.inner.commit(key, guard, value).await;
+        if *mood.borrow() == Mood::Silent { Err(Error::Unknown("no answer".into())) } else { done }
+    }
+
+    async fn watch(&self, from: Revision) -> Result<BoxStream<'static, Result<Vec<Event>, Error>>, Error> {
+        self.inner.watch(from).await
+    }
+
+    async fn compact(&self, revision: Revision) -> Result<(), Error> {
+        self.inner.compact(revision).await
+    }
+
+    async fn revision(&self) -> Result<Revision, Error> {
+        self.inner.revision().await
+    }
+}
+
+impl Moody {
+    /// The addresses that are claimed, and those that Services have.
+    async fn addresses(&self) -> (Vec<String>, Vec<String>) {
+        let list = async |prefix: &str| self.inner.list(prefix, &skiff_store::prefix_end(prefix), 0, None).await.expect("a list").entries;
+        let claimed = list("/registry/ipaddresses/").await.iter().filter_map(|e| e.key.rsplit('/').next().map(str::to_owned)).collect();
+        let services = list("/registry/services/specs/").await;
+        let ip = |e: &Entry| serde_json::from_slice::<Value>(&e.value).ok()?["spec"]["clusterIP"].as_str().map(str::to_owned);
+        let mut had: Vec<String> = services.iter().filter_map(ip).collect();
+        had.sort();
+        (claimed, had)
+    }
+}
+
+#[tokio::test]
+async fn who_goes_away_in_the_middle_leaves_no_claim_behind() {
+    const SERVICES: &str = "/api/v1/namespaces/default/services";
+    let store = Arc::new(Moody { inner: Memory::new(), mood: watch::Sender::new(Mood::Well), came: Semaphore::new(0) });
+    let stop = CancellationToken::new();
+    let _stop = stop.clone().drop_guard();
+    let api = Api(Server::start(common::config(Arc::clone(&store) as Arc<dyn Store>), stop).await.expect("a server"));
+    let service = |name: &str| json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}});
+    let check = async |count: usize| {
+        let (mut claimed, had) = store.addresses().await;
+        claimed.sort();
+        assert_eq!(claimed, had);
+        assert_eq!(had.len(), count);
+    };
+    let mut changes = store.watch(store.revision().await.expect("a revision") + 1).await.expect("a watch");
+    let mut until = async |key: &str, there: bool| loop {
+        let batch = changes.next().await.expect("a change").expect("a change");
+        if batch.iter().any(|event| event.key.starts_with(key) && event.value.is_some() == there) {
+            return;
+        }
+    };
+    check(1).await;
+    store.came.forget_permits(usize::MAX);
+    for (method, path, body, gone) in [(Method::POST, SERVICES.to_owned(), service("a"), false), (Method::DELETE, format!("{SERVICES}/a"), Value::Null, true)] {
+        store.mood.send_replace(Mood::Slow);
+        tokio::select! {
+            _ = api.ask(method, &path, &body) => panic!("it waits"),
+            came = store.came.acquire() => came.expect("a write").forget(),
+        }
+        store.mood.send_replace(Mood::Well);
+        until(if gone { "/registry/ipaddresses/" } else { "/registry/services/specs/default/a" }, !gone).await;
+        check(if gone { 1 } else { 2 }).await;
+    }
+    // Written or not: nobody else gets the address.
+    store.mood.send_replace(Mood::Silent);
+    assert_eq!(api.ask(Method::POST, SERVICES, &service("b")).await.0, 504);
+    check(2).await;
+    // What surely isn't written gives it back.
+    store.mood.send_replace(Mood::Well);
+    assert_eq!(api.ask(Method::POST, SERVICES, &service("b")).await.0, 409);
+    check(2).await;
 }

@@ -13,7 +13,8 @@ use http::{HeaderMap, Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
 use serde_json::{Value, json};
 use skiff_api::{cbor, protobuf};
 use skiff_apiserver::auth::User;
@@ -409,4 +410,65 @@ async fn heads_are_bounded() {
     };
     assert_eq!(ask(100_000).await, "HTTP/1.1 200 OK");
     assert_eq!(ask(2 << 20).await, "HTTP/1.1 431 Request Header Fields Too Large");
+}
+
+/// A server that begins an answer and goes away.
+async fn falters() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    tokio::spawn(async move {
+        use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = BufReader::new(stream);
+            let mut line = String::new();
+            stream.read_line(&mut line).await.expect("a request");
+            let answer = if line.contains("/chunked") { "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n" } else { "Content-Length: 10\r\n\r\nhello" };
+            while !matches!(line.as_str(), "\r\n" | "") {
+                line.clear();
+                stream.read_line(&mut line).await.expect("a request");
+            }
+            stream.write_all(format!("HTTP/1.1 200 OK\r\n{answer}").as_bytes()).await.expect("half an answer");
+        }
+    });
+    port
+}
+
+#[tokio::test]
+async fn a_proxied_answer_that_breaks_off_does_not_look_whole() {
+    let api = Api::start().await;
+    let port = falters().await;
+    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "falters"}, "spec": {"ports": [{"port": 80}]}});
+    api.create("/api/v1/namespaces/default/services", service).await;
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "falters", "namespace": "default", "labels": {"kubernetes.io/service-name": "falters"}},
+        "endpoints": [{"addresses": ["127.0.0.1"]}], "ports": [{"name": "", "port": port, "protocol": "TCP"}],
+    });
+    api.store.commit("/registry/endpointslices/default/falters", Guard::Absent, Some(slice.to_string().into())).await.expect("a slice");
+    api.json(CONFIG_MAPS).await;
+    for how in ["chunked", "length"] {
+        for two in [false, true] {
+            let (near, far) = tokio::io::duplex(64 * 1024);
+            let server = Arc::clone(&api.server);
+            let service = service_fn(move |request| {
+                let server = Arc::clone(&server);
+                async move { Ok::<_, Infallible>(server.handle(request, Some(User::new("alice", ["system:masters"]))).await) }
+            });
+            tokio::spawn(async move { auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(far), service).await });
+            let request = Request::get(format!("http://localhost/api/v1/namespaces/default/services/falters/proxy/{how}")).body(Full::<Bytes>::default());
+            let (request, near) = (request.expect("a request"), TokioIo::new(near));
+            let answer = if two {
+                let (mut sender, driver) = hyper::client::conn::http2::handshake(TokioExecutor::new(), near).await.expect("a connection");
+                tokio::spawn(driver);
+                sender.send_request(request).await
+            } else {
+                let (mut sender, driver) = hyper::client::conn::http1::handshake(near).await.expect("a connection");
+                tokio::spawn(driver);
+                sender.send_request(request).await
+            };
+            let answer = answer.expect("the head of an answer");
+            assert_eq!(answer.status(), 200);
+            assert!(answer.into_body().collect().await.is_err(), "{how} {two}: it isn't whole");
+        }
+    }
 }

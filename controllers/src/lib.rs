@@ -15,6 +15,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::rbac::v1::ClusterRole;
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use kube::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -168,6 +169,7 @@ kinds! {
     stateful_sets: StatefulSet = std::convert::identity;
     volume_claims: PersistentVolumeClaim = std::convert::identity;
     volumes: PersistentVolume = std::convert::identity;
+    attributes_classes: VolumeAttributesClass = std::convert::identity;
     daemon_sets: DaemonSet = std::convert::identity;
     controller_revisions: ControllerRevision = std::convert::identity;
     cron_jobs: CronJob = std::convert::identity;
@@ -256,6 +258,7 @@ pub async fn run(config: Config, client: Client, accounts: Accounts, shutdown: C
         ("node-controller", Box::pin(tainteviction::run(c()))),
         ("pvc-protection-controller", Box::pin(protection::run_claims(c()))),
         ("pv-protection-controller", Box::pin(protection::run_volumes(c()))),
+        ("volumeattributesclass-protection-controller", Box::pin(protection::run_attributes(c()))),
         ("pod-garbage-collector", Box::pin(podgc::run(c()))),
         ("namespace-controller", Box::pin(namespace::run(c(), left))),
         ("generic-garbage-collector", Box::pin(garbage::run(c(), collector, collecting, heard))),

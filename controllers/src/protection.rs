@@ -1,8 +1,10 @@
-//! Claims and volumes stay while they are in use: the finalizers that protect them go when nothing needs them.
+//! Claims, volumes and classes of volume attributes stay while they are in use: the finalizers that protect them go when nothing
+//! needs them.
 
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Api;
 use kube::api::ListParams;
@@ -15,6 +17,7 @@ use crate::kind::{Change, Kind, Object, is_gone};
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
+const ATTRIBUTES: &str = "kubernetes.io/vac-protection";
 
 /// Runs the controller of claims.
 pub fn run_claims(context: Arc<Context>) -> impl Future<Output = ()> {
@@ -29,6 +32,30 @@ pub fn run_claims(context: Arc<Context>) -> impl Future<Output = ()> {
 /// Runs the controller of volumes.
 pub fn run_volumes(context: Arc<Context>) -> impl Future<Output = ()> {
     Controller::new("pv-protection-controller", &context.kinds.volumes).run(context, volume)
+}
+
+/// Runs the controller of classes of volume attributes.
+pub fn run_attributes(context: Arc<Context>) -> impl Future<Output = ()> {
+    // Only what had a class can set it free.
+    let named = |names: Vec<&str>| names.into_iter().map(ObjectRef::new).collect::<Vec<_>>();
+    let of_claims = context.kinds.volume_claims.changes(move |change| change.old.iter().flat_map(|claim| named(attributes_of(claim))).collect());
+    let of_volumes = context.kinds.volumes.changes(move |change| {
+        change.old.iter().flat_map(|volume| named(attributes_of_volume(volume).into_iter().collect())).collect()
+    });
+    let controller = Controller::new("volumeattributesclass-protection-controller", &context.kinds.attributes_classes);
+    controller.on_stream(of_claims).on_stream(of_volumes).run(context, attributes)
+}
+
+/// The classes of volume attributes that the claim asks for, has, or is on its way to.
+fn attributes_of(claim: &PersistentVolumeClaim) -> Vec<&str> {
+    let wanted = claim.spec.iter().filter_map(|spec| spec.volume_attributes_class_name.as_deref());
+    let current = claim.status.iter().filter_map(|status| status.current_volume_attributes_class_name.as_deref());
+    let next = claim.status.iter().filter_map(|status| status.modify_volume_status.as_ref()?.target_volume_attributes_class_name.as_deref());
+    wanted.chain(current).chain(next).collect()
+}
+
+fn attributes_of_volume(volume: &PersistentVolume) -> Option<&str> {
+    volume.spec.as_ref()?.volume_attributes_class_name.as_deref()
 }
 
 /// The names of the claims that the pod may use, those of its ephemeral volumes too.
@@ -90,6 +117,13 @@ async fn volume(context: Arc<Context>, volume: Arc<PersistentVolume>) -> Result<
     settle(&context.kinds.volumes, &volume, VOLUME, bound).await
 }
 
+async fn attributes(context: Arc<Context>, class: Arc<VolumeAttributesClass>) -> Result<Again, Error> {
+    let (kinds, name) = (&context.kinds, class.metadata.name.as_deref().unwrap_or(""));
+    let used = kinds.volumes.all().iter().any(|volume| attributes_of_volume(volume) == Some(name))
+        || kinds.volume_claims.all().iter().any(|claim| attributes_of(claim).contains(&name));
+    settle(&kinds.attributes_classes, &class, ATTRIBUTES, used).await
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
@@ -112,6 +146,18 @@ mod tests {
         check("a", json!({"name": "v", "persistentVolumeClaim": {"claimName": "other"}}), false);
         check("a", json!({"name": "data", "ephemeral": {}}), true);
         check("a", json!({"name": "data", "emptyDir": {}}), false);
+    }
+
+    #[test]
+    fn claims_use_the_attributes_they_have_or_will_have() {
+        let check = |claim: Value, expected: &[&str]| {
+            let read: PersistentVolumeClaim = serde_json::from_value(claim.clone()).expect("a claim");
+            assert_eq!(attributes_of(&read), expected, "{claim}");
+        };
+        check(json!({}), &[]);
+        check(json!({"spec": {"volumeAttributesClassName": "gold"}}), &["gold"]);
+        let moving = json!({"currentVolumeAttributesClassName": "gold", "modifyVolumeStatus": {"status": "Pending", "targetVolumeAttributesClassName": "silver"}});
+        check(json!({"status": moving}), &["gold", "silver"]);
     }
 
     #[test]

@@ -56,20 +56,20 @@ impl Embedded {
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
         let path: PathBuf = path.as_ref().into();
         let file = path.clone();
-        Self::open_by(path, move || Database::builder().set_cache_size(CACHE).create(&file))
+        Self::open_by(path, Mvcc::default(), move || Database::builder().set_cache_size(CACHE).create(&file))
     }
 
-    /// Opens the store by `open`, each time it is to be opened. `path` is where it is.
-    fn open_by(path: PathBuf, open: impl Fn() -> Result<Database, DatabaseError> + Send + 'static) -> Result<Self, Error> {
+    /// Opens the store by `open`, each time it is to be opened, and fills the index. `path` is where it is.
+    fn open_by(path: PathBuf, index: Mvcc, open: impl Fn() -> Result<Database, DatabaseError> + Send + 'static) -> Result<Self, Error> {
         let fail = |what: &str, error: &dyn std::fmt::Display| Error::Open(format!("{what} the store {}: {error}", path.display()));
         let database = open().map_err(|e| match e {
             DatabaseError::DatabaseAlreadyOpen => fail("open", &"another process has it open"),
             other => fail("open", &other),
         })?;
-        let index = read(&database).map_err(|e| fail("read", &e))?;
+        let index = read(&database, index).map_err(|e| fail("read", &e))?;
         let shared = Shared::new(index);
         let (asks, queue) = mpsc::channel(QUEUE);
-        let writer = Writer { database: Some(database), open: Box::new(open), trouble: String::new(), shared: Arc::clone(&shared) };
+        let writer = Writer { database: Some(database), open: Box::new(open), trouble: String::new(), dropped: Vec::new(), shared: Arc::clone(&shared) };
         let (done, closed) = watch::channel(false);
         let run = move || {
             writer.run(queue);
@@ -120,19 +120,22 @@ fn event(revision: Revision, record: &[u8]) -> Option<Event> {
     })
 }
 
-/// Makes the index of what is on disk.
-fn read(database: &Database) -> Result<Mvcc, redb::Error> {
+fn damaged(revision: Revision) -> redb::Error {
+    redb::Error::Corrupted(format!("the record of revision {revision} is damaged"))
+}
+
+/// Fills the index with what is on disk.
+fn read(database: &Database, mut index: Mvcc) -> Result<Mvcc, redb::Error> {
     // A first write, so that the tables are there to be read.
     let transaction = database.begin_write()?;
     transaction.open_table(LOG)?;
     transaction.open_table(STATE)?;
     transaction.commit()?;
     let transaction = database.begin_read()?;
-    let mut index = Mvcc::default();
     for row in transaction.open_table(LOG)?.iter()? {
         let (revision, bytes) = row?;
         let read = event(revision.value(), bytes.value());
-        index.apply(read.ok_or_else(|| redb::Error::Corrupted(format!("the record of revision {} is damaged", revision.value())))?);
+        index.apply(read.ok_or_else(|| damaged(revision.value()))?);
     }
     let state = transaction.open_table(STATE)?;
     let number = |key| state.get(key).map(|found| found.map_or(0, |n| n.value()));
@@ -147,6 +150,8 @@ struct Writer {
     open: Box<dyn Fn() -> Result<Database, DatabaseError> + Send>,
     /// Why it couldn't be written or opened last.
     trouble: String,
+    /// What the index has given up and the disk still holds.
+    dropped: Vec<Revision>,
     shared: Arc<Shared>,
 }
 
@@ -178,6 +183,7 @@ impl Writer {
                 }
             }
             self.commit(batch);
+            self.shrink();
             if closing {
                 return;
             }
@@ -241,7 +247,7 @@ impl Writer {
         let mut late = Vec::new();
         for row in log.range(known + 1..)? {
             let (revision, bytes) = row?;
-            late.extend(event(revision.value(), bytes.value()));
+            late.push(event(revision.value(), bytes.value()).ok_or_else(|| damaged(revision.value()))?);
         }
         self.database = Some(database);
         tracing::info!(found = late.len(), "the store can be written again");
@@ -255,18 +261,29 @@ impl Writer {
         Ok(())
     }
 
+    /// Gives up the oldest history where there is too much.
+    fn shrink(&mut self) {
+        while let Some(old) = { self.shared.read().surplus() } {
+            if let Err(error) = self.compact(old) {
+                return tracing::error!(%error, revision = old, "too much history, and it can't be given up");
+            }
+        }
+    }
+
     /// Drops from the disk what the index gives up. Should the disk fail in between, the index forgets more than the
-    /// disk: the next opening brings it back, which is harmless.
+    /// disk: the next compaction makes up for it, or the next opening brings it back, which is harmless.
     fn compact(&mut self, revision: Revision) -> Result<(), Error> {
         let failed = |error: redb::Error| Error::Unavailable(format!("write to disk: {error}"));
         self.reopen().map_err(failed)?;
-        let (dropped, newest) = {
+        let newest = {
             let mut index = self.shared.write();
-            (index.compact(revision)?, index.revision())
+            self.dropped.extend(index.compact(revision)?);
+            index.revision()
         };
+        let dropped = std::mem::take(&mut self.dropped);
         let write = |transaction: &WriteTransaction| {
             let mut log = transaction.open_table(LOG)?;
-            for revision in dropped {
+            for revision in &dropped {
                 log.remove(revision)?;
             }
             let mut state = transaction.open_table(STATE)?;
@@ -274,7 +291,11 @@ impl Writer {
             state.insert(NEWEST, newest)?;
             Ok(())
         };
-        self.write(write).map_err(failed)
+        let written = self.write(write);
+        if written.is_err() {
+            self.dropped = dropped;
+        }
+        written.map_err(failed)
     }
 }
 
@@ -283,6 +304,8 @@ impl Writer {
 struct Batch {
     events: Vec<Event>,
     replies: Vec<Reply>,
+    /// How many bytes of values it writes.
+    bytes: usize,
     /// Where in `events` a key was last written.
     written: HashMap<Arc<str>, usize>,
 }
@@ -294,10 +317,11 @@ impl Batch {
             Some(at) => check(&self.events[*at], guard),
             None => index.check(&key, guard),
         };
-        match checked {
+        match checked.and_then(|created| index.room(self.bytes, value.as_ref()).map(|()| created)) {
             Ok(created) => {
                 let revision = self.events.last().map_or(index.revision(), |e| e.revision) + 1;
                 self.written.insert(Arc::clone(&key), self.events.len());
+                self.bytes += value.as_ref().map_or(0, Bytes::len);
                 self.events.push(Event { key, revision, created: created.unwrap_or(revision), value });
                 self.replies.push((reply, revision));
             }
@@ -377,8 +401,12 @@ mod tests {
         }
 
         fn store(&self) -> Embedded {
+            self.store_with(Mvcc::default())
+        }
+
+        fn store_with(&self, index: Mvcc) -> Embedded {
             let disk = self.clone();
-            Embedded::open_by(PathBuf::from("disk"), move || Database::builder().create_with_backend(disk.clone())).expect("a store")
+            Embedded::open_by(PathBuf::from("disk"), index, move || Database::builder().create_with_backend(disk.clone())).expect("a store")
         }
     }
 
@@ -448,5 +476,17 @@ mod tests {
         store.close().await;
         let again = disk.store().list("/", "0", 0, None).await.expect("a list");
         assert_eq!((again.entries, again.revision), (written.entries, written.revision));
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_updates_is_bounded() {
+        let disk = Disk::default();
+        let store = disk.store_with(Mvcc::limited(1 << 20, 4 << 20));
+        crate::memory::tests::flood(&store).await;
+        assert!(disk.bytes(|bytes| bytes.len()) < 32 << 20, "{}", disk.bytes(|bytes| bytes.len()));
+        let shown = store.list("/", "0", 0, None).await.expect("a list");
+        store.close().await;
+        let again = disk.store().list("/", "0", 0, None).await.expect("a list");
+        assert_eq!((again.entries, again.revision), (shown.entries, shown.revision));
     }
 }

@@ -31,6 +31,9 @@ pub struct Etcd {
 
 fn unavailable(error: impl std::fmt::Display) -> Error {
     let text = error.to_string();
+    if text.contains("database space exceeded") {
+        return Error::Full;
+    }
     // The client's errors carry their sources' debug forms; the first part is the sentence.
     Error::Unavailable(format!("etcd: {}", text.split(", source:").next().unwrap_or(&text)))
 }

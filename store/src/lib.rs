@@ -104,9 +104,27 @@ pub enum Error {
     /// The store took too long over a write, which may have happened or may happen yet.
     #[error("write to the store: {0}")]
     Unknown(String),
+    /// The value is there, and can't be decrypted.
+    #[error("unable to transform key {key:?}: {why}")]
+    Unreadable {
+        /// The key.
+        key: String,
+        /// Why not.
+        why: String,
+    },
+    /// There is no room for another value; deleting some makes room.
+    #[error("etcdserver: mvcc: database space exceeded")]
+    Full,
     /// The data dir can't be opened; the sentence says why and what to do.
     #[error("{0}")]
     Open(String),
+}
+
+impl Error {
+    /// Whether a write that ends so may have happened, or may happen yet.
+    pub fn is_uncertain(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Unknown(_))
+    }
 }
 
 /// What the store couldn't do, as a client of the API is told it.
@@ -116,6 +134,8 @@ impl From<Error> for Status {
             Error::Unavailable(why) => Self::new(503, "ServiceUnavailable", format!("the store is not available: {why}")),
             // Upstream's words for a write that etcd didn't answer.
             Error::Unknown(_) => Self::new(504, "Timeout", "Timeout: request did not complete within requested timeout - context deadline exceeded"),
+            // As upstream passes on what etcd says.
+            Error::Full => Self::new(500, "", error.to_string()),
             other => Self::internal(other),
         }
     }

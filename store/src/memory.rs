@@ -96,8 +96,12 @@ impl Store for Memory {
         let revision = {
             let mut index = self.shared.write();
             let created = index.check(key, guard)?;
+            index.room(0, value.as_ref())?;
             let revision = index.revision() + 1;
             index.apply(Event { key: key.into(), revision, created: created.unwrap_or(revision), value });
+            while let Some(old) = index.surplus() {
+                index.compact(old)?;
+            }
             revision
         };
         self.shared.ring(revision);
@@ -114,5 +118,53 @@ impl Store for Memory {
 
     async fn revision(&self) -> Result<Revision, Error> {
         Ok(self.shared.read().revision())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Floods a store that keeps a megabyte of history and four of current values.
+    pub(crate) async fn flood(store: &dyn Store) {
+        const SIZE: usize = 64 << 10;
+        let value = |byte: u8| Some(Bytes::from(vec![byte; SIZE]));
+        let first = store.commit("/kept", Guard::Absent, value(0)).await.expect("a write");
+        let mut at = store.commit("/a", Guard::Absent, value(0)).await.expect("a write");
+        let mut watch = store.watch(first).await.expect("a watch");
+        for byte in 1..=200 {
+            at = store.commit("/a", Guard::Modified(at), value(byte)).await.expect("a write");
+        }
+        // Who is too far behind is told, and who isn't sees everything.
+        let seen = watch.next().await.expect("an answer");
+        assert!(matches!(seen, Err(Error::Compacted { asked, oldest }) if asked == first && oldest > first), "{seen:?}");
+        assert!(matches!(store.list("/", "0", 0, Some(first)).await, Err(Error::Compacted { .. })));
+        let late = store.watch(at - 8).await.expect("a watch").next().await.expect("an answer").expect("changes");
+        assert!(late.iter().map(|event| event.revision).eq(at - 8..=at));
+        let page = store.list("/", "0", 0, None).await.expect("a list");
+        let shown: Vec<_> = page.entries.iter().map(|entry| (&*entry.key, entry.modified, entry.value[0])).collect();
+        assert_eq!(shown, [("/a", at, 200), ("/kept", first, 0)]);
+
+        // What is current is never given up: there is no room at last, but for deletions.
+        let mut made = 0;
+        let full = loop {
+            match store.commit(&format!("/many/{made}"), Guard::Absent, value(1)).await {
+                Ok(_) => made += 1,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(full, Error::Full), "{full}");
+        assert!((55..64).contains(&made), "{made}");
+        assert!(matches!(store.commit("/a", Guard::Modified(at), value(0)).await, Err(Error::Full)));
+        for key in ["/many/0", "/many/1"] {
+            let entry = store.get(key).await.expect("a read").expect("there");
+            store.commit(key, Guard::Modified(entry.modified), None).await.expect("a deletion");
+        }
+        store.commit("/a", Guard::Modified(at), value(0)).await.expect("room");
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_updates_is_bounded() {
+        flood(&Memory { shared: Shared::new(Mvcc::limited(1 << 20, 4 << 20)) }).await;
     }
 }

@@ -9,6 +9,14 @@ use bytes::Bytes;
 
 use crate::{Entry, Error, Event, Guard, Page, Revision};
 
+/// How many bytes of history are kept at most, whatever the time between compactions: large values that change often would fill
+/// memory and disk.
+const HISTORY: usize = 256 << 20;
+/// How many bytes of current values there may be: etcd's quota.
+const QUOTA: usize = 2 << 30;
+/// About what a version takes beside its value.
+const OVERHEAD: usize = 128;
+
 /// One value of one key.
 #[derive(Clone, Debug)]
 struct Version {
@@ -16,6 +24,12 @@ struct Version {
     created: Revision,
     /// `None` is a deletion.
     value: Option<Bytes>,
+}
+
+impl Version {
+    fn size(&self) -> usize {
+        OVERHEAD + self.value.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 /// The index. Writes come in the order of their revisions.
@@ -27,15 +41,26 @@ pub(crate) struct Mvcc {
     log: VecDeque<(Revision, Arc<str>)>,
     revision: Revision,
     compacted: Revision,
+    /// How many bytes the current values take.
+    live: usize,
+    /// How many bytes all other versions take: what compaction would give back.
+    history: usize,
+    /// [`HISTORY`] and [`QUOTA`].
+    limits: (usize, usize),
 }
 
 impl Default for Mvcc {
     fn default() -> Self {
-        Self { keys: BTreeMap::new(), log: VecDeque::new(), revision: 1, compacted: 0 }
+        Self { keys: BTreeMap::new(), log: VecDeque::new(), revision: 1, compacted: 0, live: 0, history: 0, limits: (HISTORY, QUOTA) }
     }
 }
 
 impl Mvcc {
+    #[cfg(test)]
+    pub(crate) fn limited(history: usize, quota: usize) -> Self {
+        Self { limits: (history, quota), ..Self::default() }
+    }
+
     pub(crate) fn revision(&self) -> Revision {
         self.revision
     }
@@ -67,7 +92,26 @@ impl Mvcc {
         self.revision = event.revision;
         self.log.push_back((event.revision, Arc::clone(&event.key)));
         let version = Version { modified: event.revision, created: event.created, value: event.value };
-        self.keys.entry(event.key).or_default().push(version);
+        let size = version.size();
+        *(if version.value.is_some() { &mut self.live } else { &mut self.history }) += size;
+        let versions = self.keys.entry(event.key).or_default();
+        if let Some(last) = versions.last().filter(|last| last.value.is_some()) {
+            self.live -= last.size();
+            self.history += last.size();
+        }
+        versions.push(version);
+    }
+
+    /// Whether there is room for a value behind `waiting` bytes that are about to come; a deletion always finds some.
+    pub(crate) fn room(&self, waiting: usize, value: Option<&Bytes>) -> Result<(), Error> {
+        let needed = value.map_or(0, |value| self.live + waiting + value.len());
+        if needed > self.limits.1 { Err(Error::Full) } else { Ok(()) }
+    }
+
+    /// Up to where history is to be given up, if there is too much of it: some of the oldest, so that nobody waits long.
+    pub(crate) fn surplus(&self) -> Option<Revision> {
+        let oldest = self.log.get(self.log.len() / 8).filter(|_| self.history > self.limits.0)?;
+        Some(oldest.0)
     }
 
     pub(crate) fn list(&self, start: &str, end: &str, limit: usize, at: Option<Revision>) -> Result<Page, Error> {
@@ -127,7 +171,10 @@ impl Mvcc {
                 Some(index) => index,
                 None => 0,
             };
-            dropped.extend(versions.drain(..keep_from).map(|v| v.modified));
+            for version in versions.drain(..keep_from) {
+                self.history -= version.size();
+                dropped.push(version.modified);
+            }
             if versions.is_empty() {
                 self.keys.remove(&key);
             }

@@ -142,20 +142,17 @@ fn merge_key<'a>(item: &'a Value, key: &str) -> Result<&'a Value, Error> {
     item.get(key).ok_or_else(|| bad(format!("map: {item} does not contain declared merge key: {key}")))
 }
 
-/// The items of a list as one map or set, in the target's order with new items after it.
+/// The items of a list as one map or set. Those of the patch stand in its order, the target's others where they stood among them.
 fn merge_list(schema: &Schema, key: &str, mut target: Vec<Value>, patch: &[Value]) -> Result<Vec<Value>, Error> {
     if !patch.iter().chain(&target).all(Value::is_object) {
-        let known: HashSet<Value> = target.iter().cloned().collect();
-        let mut added = HashSet::new();
-        for item in patch {
-            if item.is_object() {
-                return Err(bad("a list can't hold objects beside other values".into()));
-            }
-            if !known.contains(item) && added.insert(item) {
-                target.push(item.clone());
-            }
+        if patch.iter().any(Value::is_object) {
+            return Err(bad("a list can't hold objects beside other values".into()));
         }
-        return Ok(target);
+        let id = |item: &Value| Some(item.clone());
+        let (served, ordered, mut known) = (places(&target, id), places(patch, id), HashSet::new());
+        target.extend_from_slice(patch);
+        target.retain(|item| known.insert(item.clone()));
+        return Ok(in_order(target, id, &ordered, &served));
     }
     if key.is_empty() {
         return Err(bad(format!("cannot merge lists without merge key for type {}", schema.items().map_or("", |s| s.go_type.as_ref()))));
@@ -175,26 +172,28 @@ fn merge_list(schema: &Schema, key: &str, mut target: Vec<Value>, patch: &[Value
     }
     target.retain(|old| old.get(key).is_none_or(|id| !gone.contains(id)));
     let below = schema.items().unwrap_or(Schema::any());
-    let mut places = places(&target, |item| item.get(key).cloned());
+    let id = |item: &Value| item.get(key).cloned();
+    let (served, ordered) = (places(&target, id), places(plain.iter().copied(), id));
+    let mut known = served.clone();
     for item in plain {
         let wanted = merge_key(item, key)?;
-        match (places.get(wanted).and_then(|at| target.get_mut(*at)), item) {
+        match (known.get(wanted).and_then(|at| target.get_mut(*at)), item) {
             (Some(Value::Object(old)), Value::Object(new)) => merge_object(below, old, new)?,
             _ => {
                 if let Some(made) = without_directives(item) {
-                    places.insert(wanted.clone(), target.len());
+                    known.insert(wanted.clone(), target.len());
                     target.push(made);
                 }
             }
         }
     }
-    Ok(target)
+    Ok(in_order(target, id, &ordered, &served))
 }
 
 /// Where in the list each item stands first, by what identifies it: lists may be long, and are not searched item by item.
-fn places(list: &[Value], id: impl Fn(&Value) -> Option<Value>) -> HashMap<Value, usize> {
+fn places<'a>(list: impl IntoIterator<Item = &'a Value>, id: impl Fn(&Value) -> Option<Value>) -> HashMap<Value, usize> {
     let mut places = HashMap::new();
-    for (at, item) in list.iter().enumerate() {
+    for (at, item) in list.into_iter().enumerate() {
         if let Some(id) = id(item) {
             places.entry(id).or_insert(at);
         }
@@ -202,7 +201,28 @@ fn places(list: &[Value], id: impl Fn(&Value) -> Option<Value>) -> HashMap<Value
     places
 }
 
-/// Merges a list whose order the patch sets. Items that only the target has keep their place among those they had.
+/// The items that are `ordered` in that order; each other before the first of them that it stood before where it was `served`.
+fn in_order(
+    items: Vec<Value>,
+    id: impl Fn(&Value) -> Option<Value>,
+    ordered: &HashMap<Value, usize>,
+    served: &HashMap<Value, usize>,
+) -> Vec<Value> {
+    let place = |places: &HashMap<Value, usize>, item: &Value| id(item).and_then(|id| places.get(&id).copied());
+    let mut all = Vec::with_capacity(items.len());
+    let (mut listed, unlisted): (Vec<Value>, Vec<Value>) = items.into_iter().partition(|item| place(ordered, item).is_some());
+    listed.sort_by_cached_key(|item| place(ordered, item));
+    let (mut left, mut right) = (unlisted.into_iter().peekable(), listed.into_iter().peekable());
+    while let (Some(l), Some(r)) = (left.peek(), right.peek()) {
+        let before = place(served, l).zip(place(served, r)).is_some_and(|(l, r)| l < r);
+        all.extend(if before { left.next() } else { right.next() });
+    }
+    all.extend(left);
+    all.extend(right);
+    all
+}
+
+/// Merges a list whose order the patch sets.
 fn merge_ordered(schema: &Schema, field: &str, target: &mut Object, patch: &Object, order: &[Value]) -> Result<(), Error> {
     let (strategy, below) = facts(schema, field);
     let of_patch = list_of(patch, field)?;
@@ -233,16 +253,7 @@ fn merge_ordered(schema: &Schema, field: &str, target: &mut Object, patch: &Obje
         let gone: HashSet<&Value> = gone.iter().collect();
         merged.retain(|item| !gone.contains(item));
     }
-    let (mut listed, unlisted): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|item| place(&ordered, item).is_some());
-    listed.sort_by_cached_key(|item| place(&ordered, item));
-    let mut all = Vec::with_capacity(listed.len() + unlisted.len());
-    let (mut left, mut right) = (unlisted.into_iter().peekable(), listed.into_iter().peekable());
-    while let (Some(l), Some(r)) = (left.peek(), right.peek()) {
-        let before = place(&served, l).zip(place(&served, r)).is_some_and(|(l, r)| l < r);
-        all.extend(if before { left.next() } else { right.next() });
-    }
-    all.extend(left);
-    all.extend(right);
+    let all = in_order(merged, id, &ordered, &served);
     target.insert(field.to_owned(), Value::Array(all));
     Ok(())
 }
@@ -266,7 +277,7 @@ mod tests {
         check(
             pod(),
             json!({"spec": {"containers": [{"name": "a", "image": "2"}, {"name": "c"}]}}),
-            json!({"spec": {"containers": [{"name": "a", "image": "2", "args": ["x"]}, {"name": "b"}, {"name": "c"}]}}),
+            json!({"spec": {"containers": [{"name": "a", "image": "2", "args": ["x"]}, {"name": "c"}, {"name": "b"}]}}),
         );
         check(
             pod(),
@@ -291,7 +302,7 @@ mod tests {
         check(
             json!({"metadata": {"finalizers": ["a", "b"], "labels": {"x": "1", "y": "2"}}}),
             json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["c"], "labels": {"x": null, "$patch": "merge"}}}),
-            json!({"metadata": {"finalizers": ["b", "c"], "labels": {"y": "2"}}}),
+            json!({"metadata": {"finalizers": ["c", "b"], "labels": {"y": "2"}}}),
         );
         check(
             json!({"metadata": {"labels": {"x": "1"}}}),
@@ -329,6 +340,16 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|n| json!({"name": n})).collect::<Vec<_>>();
         let pod = |list: &[&str]| json!({"spec": {"containers": names(list)}});
         let order = |order: &[&str], patch: &[&str]| json!({"spec": {"$setElementOrder/containers": names(order), "containers": names(patch)}});
+        // As recorded from upstream's server 1.36.2.
+        let patched = |list: &[&str], patch: &[&str], expected: &[&str]| {
+            check(pod(list), pod(patch), pod(expected));
+            check(json!({"metadata": {"finalizers": list}}), json!({"metadata": {"finalizers": patch}}), json!({"metadata": {"finalizers": expected}}));
+        };
+        patched(&["a", "b"], &["a", "c"], &["a", "c", "b"]);
+        patched(&["a", "c", "b"], &["d"], &["d", "a", "c", "b"]);
+        patched(&["d", "a", "c", "b"], &["b", "a"], &["d", "c", "b", "a"]);
+        patched(&["c", "a", "b"], &["b", "d", "c"], &["a", "b", "d", "c"]);
+        patched(&["a", "b"], &[], &["a", "b"]);
         check(pod(&["a", "b", "s", "c"]), order(&["c", "b", "n"], &["n"]), pod(&["a", "s", "c", "b", "n"]));
         check(pod(&["a", "b"]), order(&["b", "a"], &[]), pod(&["b", "a"]));
         let refused = strategic_merge(Schema::builtin("io.k8s.api.core.v1.Pod").expect("pod"), &mut pod(&["a"]), &order(&["a"], &["z"]));

@@ -110,7 +110,7 @@ impl Remote {
     }
 
     async fn connect(&self, cache: &Cache) -> Result<(TlsStream<TcpStream>, String), String> {
-        let address = services::endpoint(cache, &self.namespace, &self.service, &self.port).map_err(|status| status.message)?;
+        let address = services::endpoint(cache, &self.namespace, &self.service, &self.port, services::To::Any).map_err(|status| status.message)?;
         let tls = self.tls.as_ref().map_err(Clone::clone)?;
         let name = ServerName::try_from(self.host()).map_err(|e| e.to_string())?;
         let stream = TcpStream::connect(address).await.map_err(|e| format!("dial tcp {address}: connect: {e}"))?;
@@ -160,7 +160,7 @@ impl Remote {
     /// Whether the server answers where it must.
     pub async fn check(&self, cache: &Cache) -> Result<(), String> {
         let path = self.path();
-        let address = services::endpoint(cache, &self.namespace, &self.service, &self.port).map_err(|status| status.message)?;
+        let address = services::endpoint(cache, &self.namespace, &self.service, &self.port, services::To::Any).map_err(|status| status.message)?;
         let url = format!("https://{address}{path}");
         let why = match self.ask(cache, &path, "application/json").await {
             Ok((200..300, ..)) => return Ok(()),

@@ -17,7 +17,7 @@ use skiff_api::value::{self, text};
 use skiff_api::{Status, cbor, clock, protobuf, random};
 
 use crate::auth::{self, User};
-use crate::http::body::{Body, Reply, full};
+use crate::http::body::{Body, Reply, full, stream};
 use crate::http::info::RequestInfo;
 use crate::http::limits::long_running;
 use crate::metrics;
@@ -279,7 +279,11 @@ impl Record {
     /// Takes the answer's object into the event.
     async fn read(&self, reply: Reply) -> Reply {
         let (parts, body) = reply.into_parts();
-        let Ok(body) = body.collect().await.map(http_body_util::Collected::to_bytes);
+        let body = match body.collect().await {
+            Ok(body) => body.to_bytes(),
+            // It breaks off for the client too.
+            Err(error) => return Reply::from_parts(parts, stream(futures::stream::iter([Err(error)]))),
+        };
         let object = match &body {
             body if body.starts_with(protobuf::MAGIC) => protobuf::decode(body).ok(),
             body if body.starts_with(cbor::MAGIC) => cbor::decode(body).ok(),

@@ -7,6 +7,7 @@ mod object;
 mod resource;
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use skiff_store::{Entry, Error, Event, Page, Revision, Store};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-pub use object::{Form, Object, Tidy, encode, labels_of};
-pub use resource::{Change, Filter, Listed, ResourceCache, TooOld};
+pub use object::{Form, Object, Tidy, encode, labels_of, sealed};
+pub use resource::{Change, Filter, Listed, ResourceCache, TooOld, Unreadable};
 
 /// How long a reader waits for the cache to catch up with the store.
 pub(crate) const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
@@ -24,6 +25,10 @@ pub(crate) const FRESH_TIMEOUT: Duration = Duration::from_secs(3);
 const ROOT: &str = "/registry/";
 /// How many of the newest changes are read again at the start, for watches to go on from: they take about a second.
 const HISTORY: u64 = 20_000;
+/// How many bytes of changes all windows have together at most: a flood need not be of one resource.
+const WINDOWS_BYTES: usize = 256 << 20;
+/// After how many bytes of changes that is looked at.
+const LOOK_AFTER: usize = 16 << 20;
 /// How soon a broken watch of the store is opened again at first, and at most: each time it is twice as long.
 const REOPEN_DELAY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -35,6 +40,8 @@ pub struct Cache {
     resources: RwLock<Resources>,
     /// The revision up to which every resource's cache is complete.
     applied: watch::Sender<Revision>,
+    /// How many bytes of changes came since the windows were last looked at.
+    unlooked: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -64,7 +71,7 @@ impl Cache {
     /// watches may go on over a restart of the server. `resources` are those to begin with, by prefix.
     pub async fn load(store: Arc<dyn Store>, resources: impl IntoIterator<Item = (String, Form)>) -> Result<Self, Error> {
         let page = remembered(store.as_ref()).await?;
-        let cache = Self { store, resources: RwLock::default(), applied: watch::Sender::new(page.revision) };
+        let cache = Self { store, resources: RwLock::default(), applied: watch::Sender::new(page.revision), unlooked: AtomicUsize::new(0) };
         for (prefix, form) in resources {
             cache.put(&prefix, form);
         }
@@ -76,7 +83,7 @@ impl Cache {
         let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
         for entry in entries {
             match resources.of(&entry.key) {
-                Some(cache) => load(cache, entry),
+                Some(cache) => cache.load(entry),
                 None => drop(resources.unclaimed().insert(Arc::clone(&entry.key), entry)),
             }
         }
@@ -97,7 +104,7 @@ impl Cache {
                 let mut unclaimed = resources.unclaimed();
                 let claimed: Vec<_> = unclaimed.keys().filter(|key| key.starts_with(prefix)).cloned().collect();
                 for entry in claimed.iter().filter_map(|key| unclaimed.remove(key)) {
-                    load(&cache, entry);
+                    cache.load(entry);
                 }
                 drop(unclaimed);
                 cache
@@ -176,6 +183,7 @@ impl Cache {
 
     fn apply(&self, batch: Vec<Event>) {
         let Some(newest) = batch.last().map(|event| event.revision) else { return };
+        let bytes = batch.iter().filter_map(|event| event.value.as_ref()).map(bytes::Bytes::len).sum();
         // Shared, for readers must not wait while a large batch is read.
         let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
         for event in batch {
@@ -191,6 +199,33 @@ impl Cache {
         }
         // Inside the lock, so that a resource added now begins at a revision that it is complete for.
         self.applied.send_replace(newest);
+        drop(resources);
+        if self.unlooked.fetch_add(bytes, Ordering::Relaxed) + bytes > LOOK_AFTER {
+            self.trim(WINDOWS_BYTES);
+        }
+    }
+
+    /// Lets the windows forget what is old, and of the largest more until all have no more than `most` bytes together.
+    fn trim(&self, most: usize) {
+        self.unlooked.store(0, Ordering::Relaxed);
+        let resources = self.resources.read().unwrap_or_else(PoisonError::into_inner);
+        let mut sizes: Vec<_> = resources.by_prefix.values().map(|cache| (cache.trim(usize::MAX), cache)).collect();
+        let mut all: usize = sizes.iter().map(|(size, _)| size).sum();
+        while all > most
+            && let Some((size, cache)) = sizes.iter_mut().max_by_key(|(size, _)| *size)
+        {
+            let left = cache.trim(*size / 2);
+            if left == *size {
+                return;
+            }
+            all -= *size - left;
+            *size = left;
+        }
+    }
+
+    /// Lets the windows forget what is old: they do so by themselves only while changes come.
+    pub(crate) fn forget(&self) {
+        self.trim(WINDOWS_BYTES);
     }
 
     /// The revision up to which the cache is complete.
@@ -229,12 +264,6 @@ async fn remembered(store: &dyn Store) -> Result<Page, Error> {
         }
     }
     store.list(ROOT, &end, 0, Some(at)).await
-}
-
-fn load(cache: &ResourceCache, entry: Entry) {
-    if let Some(object) = cache.read_entry(entry) {
-        cache.load(object);
-    }
 }
 
 #[cfg(test)]
@@ -290,6 +319,25 @@ mod tests {
         assert!(pods.get("/registry/pods/ns/a").is_some());
         assert_eq!(pods.changes(before, 9).expect_err("what was in between is unknown"), TooOld { oldest: revision });
         assert_eq!(*pods.subscribe().borrow(), revision, "whoever looks for news finds some");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn windows_are_bounded_together_and_give_back_what_is_old() {
+        let prefixes = ["/registry/a/", "/registry/b/", "/registry/c/"];
+        let cache = Cache::load(Arc::new(Memory::new()), prefixes.map(|p| (p.to_owned(), Form::default()))).await.expect("a cache");
+        let value: bytes::Bytes = format!(r#"{{"metadata":{{"name":"x"}},"data":"{}"}}"#, "x".repeat(1 << 20)).into();
+        for revision in 2..62 {
+            let key = format!("{}n/{revision}", prefixes[if revision < 50 { 0 } else { 1 + revision as usize % 2 }]);
+            cache.apply(vec![Event { key: key.into(), revision, created: revision, value: Some(value.clone()) }]);
+        }
+        let kept = || prefixes.map(|p| cache.resource(p).map_or(0, |c| c.trim(usize::MAX) >> 20));
+        assert_eq!(kept(), [48, 6, 6]);
+        cache.trim(40 << 20);
+        assert_eq!(kept(), [24, 6, 6], "the largest gives");
+        assert_eq!(cache.resource(prefixes[0]).expect("a resource").changes(2, 1).expect_err("it is gone"), TooOld { oldest: 25 });
+        tokio::time::advance(Duration::from_secs(80)).await;
+        cache.forget();
+        assert!(kept().iter().all(|kept| *kept <= 4), "{:?}", kept());
     }
 
     #[tokio::test]

@@ -5,10 +5,19 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use serde::Deserialize;
+use serde::de::Error as _;
 use serde_json::Value;
 use skiff_api::resource::{Resource, SelectableField};
 use skiff_api::{protobuf, value};
 use skiff_store::Revision;
+
+/// What stands before the reason in place of a value that the store can't show.
+const SEALED: &str = "unreadable: ";
+
+/// What a store shows in place of a value that it can't decrypt: no JSON, so that whoever reads it fails, and for this reason.
+pub fn sealed(why: &str) -> Bytes {
+    format!("{SEALED}{why}").into()
+}
 
 /// What opens every stored object's metadata. The resource version is spliced in right behind it.
 const METADATA: &[u8] = b"\"metadata\":{";
@@ -79,15 +88,20 @@ struct LabelledMeta {
 impl Object {
     /// Reads what selectors need out of stored bytes. `prefix` is the length of the resource's key prefix.
     pub fn new(key: Arc<str>, revision: Revision, bytes: Bytes, prefix: usize, form: &Form) -> Result<Self, serde_json::Error> {
+        // What nobody reads here is shown all the same.
+        let text = std::str::from_utf8(&bytes).map_err(serde_json::Error::custom)?;
+        if let Some(why) = text.strip_prefix(SEALED) {
+            return Err(serde_json::Error::custom(why));
+        }
         let fields = &form.fields;
         let mut raw = None;
         let (labels, values, bytes) = match (fields.is_empty() && form.tidy.is_none(), metadata_offset(&bytes)) {
             (true, Some(_)) => {
-                let read: Labelled = serde_json::from_slice(&bytes)?;
+                let read: Labelled = serde_json::from_str(text)?;
                 (read.metadata.labels.unwrap_or_default(), Box::default(), bytes)
             }
             (_, offset) => {
-                let mut object: Value = serde_json::from_slice(&bytes)?;
+                let mut object: Value = serde_json::from_str(text)?;
                 let mut bytes = bytes;
                 if let Some(tidy) = &form.tidy {
                     tidy(&mut object);

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use skiff_api::{clock, fields, labels};
+use skiff_api::{Status, fields, labels};
 use skiff_store::{Entry, Event, Revision};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::object::{Form, Object};
 
@@ -20,6 +21,8 @@ const WINDOW_MIN: usize = 512;
 const WINDOW_MAX: usize = 50_000;
 /// How many bytes of objects the window never exceeds: large ones that change often would fill the memory before they are old.
 const WINDOW_BYTES: usize = 64 << 20;
+/// How many bytes of old changes stay.
+const WINDOW_OLD_BYTES: usize = 4 << 20;
 
 /// A change of an object.
 #[derive(Clone, Debug)]
@@ -34,7 +37,8 @@ pub struct Change {
 
 struct Logged {
     change: Change,
-    at: jiff::Timestamp,
+    /// By a clock that never jumps.
+    at: Instant,
 }
 
 /// Which objects of a resource a reader wants.
@@ -46,6 +50,20 @@ pub struct Filter {
     pub labels: labels::Selector,
     /// By fields.
     pub fields: fields::Selector,
+}
+
+/// A stored value that can't be decrypted, or that is no object.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unable to transform key {key:?}: {why}")]
+pub struct Unreadable {
+    key: Arc<str>,
+    why: String,
+}
+
+impl From<Unreadable> for Status {
+    fn from(error: Unreadable) -> Self {
+        Self::internal(error)
+    }
 }
 
 /// The cache of one resource.
@@ -62,6 +80,9 @@ pub struct ResourceCache {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<Arc<str>, Arc<Object>>,
+    /// What the store holds that can't be read, until it is mended or deleted. What was last read of it stays in `objects` for
+    /// the server itself, as upstream's informers keep what they know; clients are refused.
+    unreadable: BTreeMap<Arc<str>, (Entry, Unreadable)>,
     window: VecDeque<Logged>,
     /// How many bytes the objects in the window have that it brought.
     bytes: usize,
@@ -80,6 +101,15 @@ pub struct Listed {
     pub more: usize,
     /// The revision of the resource's newest change that the look shows.
     pub newest: Revision,
+    /// The first thing in the range that can't be read.
+    pub unreadable: Option<Unreadable>,
+}
+
+impl Listed {
+    /// Refuses a look that can't show everything.
+    pub fn whole(self) -> Result<Self, Unreadable> {
+        self.unreadable.clone().map_or(Ok(self), Err)
+    }
 }
 
 /// The watch asked for changes that the window has forgotten.
@@ -114,6 +144,7 @@ impl ResourceCache {
             let window: VecDeque<Logged> = state.window.iter().map(logged).collect();
             State {
                 objects: state.objects.iter().map(|(key, object)| (Arc::clone(key), again(object))).collect(),
+                unreadable: state.unreadable.clone(),
                 bytes: window.iter().map(|logged| logged.change.bytes()).sum(),
                 window,
                 since: state.since,
@@ -137,7 +168,10 @@ impl ResourceCache {
     /// What there is, as the store has it.
     pub(super) fn entries(&self) -> Vec<Entry> {
         let entry = |o: &Arc<Object>| Entry { key: Arc::clone(&o.key), value: o.stored().clone(), created: o.revision, modified: o.revision };
-        self.look(|state| state.objects.values().map(entry).collect())
+        self.look(|state| {
+            let read = state.objects.values().filter(|object| !state.unreadable.contains_key(&object.key)).map(entry);
+            read.chain(state.unreadable.values().map(|(entry, _)| entry.clone())).collect()
+        })
     }
 
     /// The resource's key prefix.
@@ -150,36 +184,45 @@ impl ResourceCache {
         Object::new(key, revision, bytes, self.prefix.len(), &self.form)
     }
 
-    /// Takes in an object that is there from the start.
-    pub(super) fn load(&self, object: Object) {
-        self.write(|state| state.objects.insert(Arc::clone(&object.key), Arc::new(object)));
+    /// Takes in what is there from the start.
+    pub(super) fn load(&self, entry: Entry) {
+        let read = self.read_entry(entry.clone());
+        self.write(|state| state.load(entry, read));
     }
 
     /// Forgets everything but what there is at `since`. Watches that know less are told.
     pub(super) fn reset(&self, entries: Vec<Entry>, since: Revision) {
-        let objects = entries.into_iter().filter_map(|entry| self.read_entry(entry)).map(|o| (Arc::clone(&o.key), Arc::new(o))).collect();
-        self.write(|state| *state = State { objects, since, newest: since, ..State::default() });
+        let mut next = State { since, newest: since, ..State::default() };
+        for entry in entries {
+            let read = self.read_entry(entry.clone());
+            next.load(entry, read);
+        }
+        self.write(|state| *state = next);
         self.bell.send_replace(since);
     }
 
-    /// Reads what the store has of an object; what can't be read is said in the log.
-    pub(super) fn read_entry(&self, entry: Entry) -> Option<Object> {
+    /// Reads what the store has of an object.
+    pub fn read_entry(&self, entry: Entry) -> Result<Object, Unreadable> {
         let key = Arc::clone(&entry.key);
-        self.read(entry.key, entry.modified, entry.value).inspect_err(|error| tracing::error!(%key, %error, "stored object is unreadable")).ok()
+        self.read(entry.key, entry.modified, entry.value).map_err(|error| Unreadable { key, why: error.to_string() })
     }
 
-    /// Takes in a change. An object that can't be read is treated as gone, and said in the log.
+    /// Takes in a change. Where that can't be read, all watches are told that they are too far behind: who then lists is told why.
     pub(super) fn apply(&self, event: Event) {
-        let Event { key, revision, value, .. } = event;
-        let new = value.and_then(|bytes| match self.read(Arc::clone(&key), revision, bytes) {
-            Ok(object) => Some(Arc::new(object)),
-            Err(error) => {
-                tracing::error!(%key, revision, %error, "stored object is unreadable");
-                None
-            }
-        });
+        let Event { key, revision, created, value } = event;
+        let entry = value.map(|value| Entry { key: Arc::clone(&key), value, created, modified: revision });
+        let read = entry.clone().map(|entry| self.read_entry(entry)).transpose();
         self.write(|state| {
             state.newest = revision;
+            let new = match (read, entry) {
+                (Err(unreadable), Some(entry)) => {
+                    state.load(entry, Err(unreadable));
+                    (state.since, state.bytes) = (revision, 0);
+                    return state.window.clear();
+                }
+                (new, _) => new.ok().flatten().map(Arc::new),
+            };
+            state.unreadable.remove(&key);
             let old = match &new {
                 Some(object) => state.objects.insert(key, Arc::clone(object)),
                 None => state.objects.remove(&key),
@@ -204,6 +247,19 @@ impl ResourceCache {
         self.look(|state| state.objects.get(key).cloned())
     }
 
+    /// What can't be read under this key, if that is so.
+    pub fn unreadable(&self, key: &str) -> Option<Unreadable> {
+        self.look(|state| state.unreadable.get(key).map(|(_, unreadable)| unreadable.clone()))
+    }
+
+    /// Forgets changes beyond so many bytes, and old ones beyond fewer. Answers how many bytes are left.
+    pub(super) fn trim(&self, most: usize) -> usize {
+        self.write(|state| {
+            state.trim(most);
+            state.bytes
+        })
+    }
+
     /// The number of objects.
     pub fn len(&self) -> usize {
         self.look(|state| state.objects.len())
@@ -221,16 +277,29 @@ impl ResourceCache {
         }
         let start = format!("{}{namespace}/", self.prefix);
         let end = skiff_store::prefix_end(&start);
-        self.look(|state| state.objects.range::<str, _>((Bound::Included(start.as_str()), Bound::Excluded(end.as_str()))).take(most).count())
+        self.look(|state| state.objects.range::<str, _>(bounds(&start, &end)).take(most).count())
+    }
+
+    /// The keys that the wanted objects are among.
+    fn range(&self, filter: &Filter) -> (String, String) {
+        let start = format!("{}{}", self.prefix, filter.range_prefix());
+        let end = skiff_store::prefix_end(&start);
+        (start, end)
+    }
+
+    /// Whether everything can be read that the filter may choose.
+    pub fn readable(&self, filter: &Filter) -> Result<(), Unreadable> {
+        let (start, end) = self.range(filter);
+        self.look(|state| state.unreadable(&start, &end)).map_or(Ok(()), Err)
     }
 
     /// The objects that pass: at most `limit` (0: all).
     pub fn list(&self, filter: &Filter, limit: usize) -> Listed {
-        let start = format!("{}{}", self.prefix, filter.range_prefix());
-        let end = skiff_store::prefix_end(&start);
+        let (start, end) = self.range(filter);
+        let bounds = bounds(&start, &end);
         let limit = if limit == 0 { usize::MAX } else { limit };
         self.look(|state| {
-            let mut range = state.objects.range::<str, _>((Bound::Included(start.as_str()), Bound::Excluded(end.as_str()))).map(|(_, object)| object);
+            let mut range = state.objects.range::<str, _>(bounds).map(|(_, object)| object);
             let mut found = Vec::new();
             while found.len() < limit
                 && let Some(object) = range.next()
@@ -240,7 +309,8 @@ impl ResourceCache {
                 }
             }
             let more = if limit == usize::MAX { 0 } else { range.count() };
-            Listed { objects: found, more, newest: state.newest }
+            let unreadable = state.unreadable(&start, &end);
+            Listed { objects: found, more, newest: state.newest, unreadable }
         })
     }
 
@@ -282,15 +352,42 @@ impl Change {
     }
 }
 
+fn bounds<'a>(start: &'a str, end: &'a str) -> (Bound<&'a str>, Bound<&'a str>) {
+    (Bound::Included(start), Bound::Excluded(end))
+}
+
 impl State {
-    /// Takes a change into the window, and forgets what is old once there is enough that is not, or too much of all.
+    fn unreadable(&self, start: &str, end: &str) -> Option<Unreadable> {
+        self.unreadable.range::<str, _>(bounds(start, end)).next().map(|(_, (_, unreadable))| unreadable.clone())
+    }
+
+    /// Takes in what the store holds, as far as it could be read; what couldn't is said in the log.
+    fn load(&mut self, entry: Entry, read: Result<Object, Unreadable>) {
+        match read {
+            Ok(object) => drop(self.objects.insert(entry.key, Arc::new(object))),
+            Err(unreadable) => {
+                tracing::error!(error = %unreadable, revision = entry.modified, "a stored object can't be read: mend or delete it in the store");
+                self.unreadable.insert(Arc::clone(&entry.key), (entry, unreadable));
+            }
+        }
+    }
+
+    /// Takes a change into the window.
     fn log(&mut self, change: Change) {
         self.bytes += change.bytes();
-        self.window.push_back(Logged { change, at: clock::now() });
-        let horizon = clock::now() - WINDOW_AGE;
+        self.window.push_back(Logged { change, at: Instant::now() });
+        self.trim(WINDOW_BYTES);
+    }
+
+    /// Forgets what is old once there is enough that is not, or more than `most` bytes of all.
+    fn trim(&mut self, most: usize) {
+        let now = Instant::now();
         while self.window.len() > 1
             && let Some(oldest) = self.window.front()
-            && (self.bytes > WINDOW_BYTES || self.window.len() > WINDOW_MAX || (self.window.len() > WINDOW_MIN && oldest.at < horizon))
+            && let is_old = now.saturating_duration_since(oldest.at) > WINDOW_AGE
+            && (self.bytes > most
+                || self.window.len() > WINDOW_MAX
+                || is_old && (self.window.len() > WINDOW_MIN || self.bytes > WINDOW_OLD_BYTES))
         {
             self.since = oldest.change.revision;
             self.bytes -= oldest.change.bytes();

@@ -94,7 +94,8 @@ async fn delete_all(server: &Arc<Server>, resource: &Arc<Resource>) -> Result<()
     let gone = || ("InstanceDeletionFailed", format!("could not list instances: {} are not kept", resource.plural));
     let cache = server.cache.resource(&resource.storage_prefix).ok_or_else(gone)?;
     server.cache.fresh().await.map_err(|error| ("InstanceDeletionFailed", format!("could not list instances: {error}")))?;
-    let faults: Vec<String> = stream::iter(cache.list(&Filter::default(), 0).objects)
+    let listed = cache.list(&Filter::default(), 0).whole().map_err(|error| ("InstanceDeletionFailed", format!("could not list instances: {error}")))?;
+    let faults: Vec<String> = stream::iter(listed.objects)
         .map(|object| async move {
             match delete(server, resource, &object).await {
                 Err(status) if status.code != 404 => Some(status.message),

@@ -1,6 +1,6 @@
 //! Bodies: what comes in (bounded), and what goes out.
 
-use std::convert::Infallible;
+use std::io;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -11,8 +11,9 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
 use skiff_api::Status;
 
-/// The body of every answer.
-pub type Body = UnsyncBoxBody<Bytes, Infallible>;
+/// The body of every answer. Where it fails, the client must not take what it has for the whole: its connection, or its stream of
+/// HTTP/2, is cut off.
+pub type Body = UnsyncBoxBody<Bytes, io::Error>;
 /// An answer.
 pub type Reply = Response<Body>;
 
@@ -21,7 +22,7 @@ const MAX_BODY: usize = 3 * 1024 * 1024;
 
 /// A body of these bytes.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).boxed_unsync()
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
 /// How many bits of a body are written before others have their turn. A client that reads quickly would else keep a thread for
@@ -29,7 +30,7 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
 const BITS_A_TURN: usize = 2;
 
 /// A body that comes bit by bit; bits are up to some 64 KiB.
-pub fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Body {
+pub fn stream(chunks: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Body {
     let (mut chunks, mut left) = (Box::pin(chunks), BITS_A_TURN);
     let paced = futures::stream::poll_fn(move |context| {
         if left == 0 {
@@ -41,7 +42,7 @@ pub fn stream(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Body {
         left = if polled.is_ready() { left - 1 } else { BITS_A_TURN };
         polled
     });
-    StreamBody::new(paced.map(|chunk| Ok(Frame::data(chunk)))).boxed_unsync()
+    StreamBody::new(paced.map(|chunk| chunk.map(Frame::data))).boxed_unsync()
 }
 
 /// An answer with a content type.
@@ -88,7 +89,7 @@ mod tests {
 
     #[test]
     fn a_long_body_lets_others_have_their_turn() {
-        let chunks = (0..=2 * BITS_A_TURN).map(|i| Bytes::from(i.to_string()));
+        let chunks = (0..=2 * BITS_A_TURN).map(|i| Ok(Bytes::from(i.to_string())));
         let mut body = stream(futures::stream::iter(chunks));
         let mut turns = vec![0];
         loop {

@@ -266,7 +266,7 @@ impl Encoder<'_> {
             head = Some(Vec::with_capacity(CHUNK + 4096));
             Some(chunk.into())
         });
-        if small { full(chunks.next().unwrap_or_default()) } else { streamed(stream::iter(chunks)) }
+        if small { full(chunks.next().unwrap_or_default()) } else { streamed(stream::iter(chunks.map(Ok))) }
     }
 
     fn meta_version(&self) -> &'static str {

@@ -42,17 +42,19 @@ pub fn compress(reply: Reply) -> Reply {
         let (mut body, mut data, mut encoder) = state?;
         loop {
             if data.is_empty() {
-                let Some(frame) = body.next().await else {
-                    return encoder.finish().ok().map(|rest| (Bytes::from(rest), None));
-                };
-                let Ok(frame) = frame;
-                data = frame.into_data().unwrap_or_default();
+                let Some(frame) = body.next().await else { return Some((encoder.finish().map(Bytes::from), None)) };
+                match frame {
+                    // What is no data is trailers, of which there are none.
+                    Ok(frame) => data = frame.into_data().unwrap_or_default(),
+                    Err(error) => return Some((Err(error), None)),
+                }
             }
-            // Writing to memory doesn't fail.
-            encoder.write_all(&data.split_to(data.len().min(PIECE))).ok()?;
+            if let Err(error) = encoder.write_all(&data.split_to(data.len().min(PIECE))) {
+                return Some((Err(error), None));
+            }
             if !encoder.get_ref().is_empty() {
                 let ready = Bytes::from(std::mem::take(encoder.get_mut()));
-                return Some((ready, Some((body, data, encoder))));
+                return Some((Ok(ready), Some((body, data, encoder))));
             }
         }
     });

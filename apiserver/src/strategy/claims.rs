@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use skiff_api::Status;
-use skiff_store::{Error, Guard};
+use skiff_store::{Error, Guard, Revision};
 
 use crate::server::Server;
 
@@ -40,11 +40,25 @@ impl Claims {
         self.released.push(key);
     }
 
-    /// Ends the write: keeps what was taken, or gives it back.
-    pub async fn settle(self, server: &Arc<Server>, kept: bool) {
-        for key in if kept { self.released } else { self.taken } {
-            give_back(server, &key).await;
+    /// Ends the write: keeps what was taken, or gives it back. After a write that may have happened everything stays taken, so
+    /// that nobody gets what somebody has; the repair at the next start finds what nobody has.
+    pub async fn settle(self, server: &Arc<Server>, written: &Result<Revision, Error>) {
+        match written {
+            Ok(_) => give_all_back(server, self.released).await,
+            Err(error) if error.is_uncertain() => {}
+            Err(_) => self.cancel(server).await,
         }
+    }
+
+    /// Gives back what was taken for a write that doesn't come.
+    pub async fn cancel(self, server: &Arc<Server>) {
+        give_all_back(server, self.taken).await;
+    }
+}
+
+async fn give_all_back(server: &Server, keys: Vec<String>) {
+    for key in keys {
+        give_back(server, &key).await;
     }
 }
 

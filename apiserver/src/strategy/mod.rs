@@ -66,6 +66,11 @@ pub(crate) trait Strategy: Send + Sync {
         Ok(())
     }
 
+    /// Whether writes may take or give back what only one object can have.
+    fn claims(&self) -> bool {
+        false
+    }
+
     /// Takes (and gives back) what only one object can have: addresses, ports. `old` is `None` on create.
     async fn claim(&self, _write: &Write<'_>, _new: &mut Value, _old: Option<&Value>) -> Result<Claims, Status> {
         Ok(Claims::default())

@@ -114,28 +114,52 @@ fn port_key(port: u16) -> String {
     format!("{NODE_PORT_PREFIX}{port}")
 }
 
-/// Keeps of the old Service what a client left out of the new one, and drops what only the old type had.
+fn is_balanced(service: &Value) -> bool {
+    kind_of(service) == "LoadBalancer"
+}
+
+fn needs_health_check(service: &Value) -> bool {
+    is_balanced(service) && value::text(service, &["spec", "externalTrafficPolicy"]) == "Local"
+}
+
+fn is_external(service: &Value) -> bool {
+    let by_address = kind_of(service) == "ClusterIP" && !value::items(service, &["spec", "externalIPs"]).is_empty();
+    by_address || matches!(kind_of(service), "NodePort" | "LoadBalancer")
+}
+
+/// The fields of `spec` that only some Services have, and which; and whether one that a client left out stays as it was.
+const OF_SOME: [(&str, fn(&Value) -> bool, bool); 8] = [
+    ("clusterIP", needs_ip, true),
+    ("clusterIPs", needs_ip, true),
+    ("ipFamilies", needs_ip, true),
+    ("ipFamilyPolicy", needs_ip, true),
+    ("healthCheckNodePort", needs_health_check, true),
+    ("allocateLoadBalancerNodePorts", is_balanced, false),
+    ("loadBalancerClass", is_balanced, false),
+    ("externalTrafficPolicy", is_external, false),
+];
+
+/// Keeps of the old Service what a client left out of the new one, and drops what only the old type had and nobody changed.
 fn carry_over(new: &mut Value, old: &Value) {
-    if needs_ip(new) && needs_ip(old) {
-        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            let empty = match value::at(new, &["spec", key]) {
-                Value::Null => true,
-                Value::String(text) => text.is_empty(),
-                Value::Array(items) => items.is_empty(),
-                _ => false,
-            };
-            if empty && !value::at(old, &["spec", key]).is_null() {
-                new["spec"][key] = old["spec"][key].clone();
-            }
+    for (key, has, kept) in OF_SOME {
+        let (before, after) = (value::at(old, &["spec", key]), value::at(new, &["spec", key]));
+        let left_out = match after {
+            Value::Null => true,
+            Value::String(text) => text.is_empty(),
+            Value::Array(items) => items.is_empty(),
+            number => number.as_u64() == Some(0),
+        };
+        match (has(old), has(new)) {
+            (true, true) if kept && left_out && !before.is_null() => new["spec"][key] = before.clone(),
+            (true, false) if before == after => drop(value::remove(new, &["spec", key])),
+            _ => {}
         }
+    }
+    if !is_balanced(new) && !value::at(new, &["status", "loadBalancer"]).is_null() {
+        new["status"]["loadBalancer"] = json!({});
     }
     let old_ports = value::items(old, &["spec", "ports"]).to_vec();
     let (wants, had) = (needs_ports(new), needs_ports(old));
-    if !needs_ip(new) && needs_ip(old) && value::at(new, &["spec", "clusterIP"]) == value::at(old, &["spec", "clusterIP"]) {
-        for key in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-            value::remove(new, &["spec", key]);
-        }
-    }
     let Some(ports) = new.get_mut("spec").and_then(|s| s.get_mut("ports")).and_then(Value::as_array_mut) else { return };
     let kept: Vec<Value> = ports.iter().map(|port| port["nodePort"].clone()).collect();
     for port in ports {
@@ -171,10 +195,14 @@ impl Strategy for Services {
         match result {
             Ok(()) => Ok(claims),
             Err(status) => {
-                claims.settle(&write.call.server, false).await;
+                claims.cancel(&write.call.server).await;
                 Err(status)
             }
         }
+    }
+
+    fn claims(&self) -> bool {
+        true
     }
 
     fn claims_of(&self, service: &Value) -> Vec<String> {
@@ -308,8 +336,7 @@ async fn claim_ports(write: &Write<'_>, claims: &mut Claims, new: &mut Value, ol
             new["spec"]["ports"][index]["nodePort"] = json!(number);
         }
     }
-    let local = kind_of(new) == "LoadBalancer" && value::text(new, &["spec", "externalTrafficPolicy"]) == "Local";
-    if local && value::at(new, &["spec", "healthCheckNodePort"]).as_u64().unwrap_or(0) == 0 {
+    if needs_health_check(new) && value::at(new, &["spec", "healthCheckNodePort"]).as_u64().unwrap_or(0) == 0 {
         new["spec"]["healthCheckNodePort"] = json!(free_port(write, claims, &owner).await?);
     }
     Ok(())
@@ -363,5 +390,29 @@ mod tests {
         carry_over(&mut new, &old);
         assert_eq!(new["spec"]["ports"][0].get("nodePort"), None);
         assert_eq!(new["spec"]["clusterIP"], "10.96.0.9");
+    }
+
+    #[test]
+    fn what_only_the_old_type_had_goes() {
+        let balanced = |status: Value| {
+            json!({"status": {"loadBalancer": status}, "spec": {
+                "type": "LoadBalancer", "externalTrafficPolicy": "Local", "healthCheckNodePort": 30001, "loadBalancerClass": "a/b",
+                "allocateLoadBalancerNodePorts": true, "ports": [{"port": 80, "nodePort": 30080}],
+            }})
+        };
+        let old = balanced(json!({"ingress": [{"ip": "1.2.3.4"}]}));
+        let check = |change: Value, expected: Value| {
+            let mut new = old.clone();
+            change.as_object().expect("fields").iter().for_each(|(key, value)| new["spec"][key] = value.clone());
+            carry_over(&mut new, &old);
+            assert_eq!(new, expected, "{change}");
+        };
+        check(json!({"type": "ClusterIP"}), json!({"status": {"loadBalancer": {}}, "spec": {"type": "ClusterIP", "ports": [{"port": 80}]}}));
+        let of_address = json!({"type": "ClusterIP", "externalIPs": ["1.2.3.4"], "externalTrafficPolicy": "Local", "ports": [{"port": 80}]});
+        check(json!({"type": "ClusterIP", "externalIPs": ["1.2.3.4"]}), json!({"status": {"loadBalancer": {}}, "spec": of_address}));
+        check(json!({"healthCheckNodePort": 0}), old.clone());
+        // What the client changed too is left for validation to refuse.
+        let refused = json!({"type": "ClusterIP", "loadBalancerClass": "c/d", "ports": [{"port": 80}]});
+        check(json!({"type": "ClusterIP", "loadBalancerClass": "c/d"}), json!({"status": {"loadBalancer": {}}, "spec": refused}));
     }
 }

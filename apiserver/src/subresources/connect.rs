@@ -1,13 +1,12 @@
-//! Requests that are carried on to where the pod runs: logs, exec, attach, port-forward to its kubelet; proxies to the
-//! pod, the service or the node itself. Upgraded connections are passed through byte by byte.
+//! Requests that are carried on to where the pod runs: logs, exec, attach, port-forward to its kubelet. Upgraded connections are passed through byte by byte.
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
 
 use bytes::Bytes;
 use futures::StreamExt;
 use http::header::{CONNECTION, HOST, HeaderName, UPGRADE};
 use http::{HeaderMap, Method, Request, StatusCode, Uri};
-use http_body_util::{BodyExt, BodyStream, Full};
+use http_body_util::{BodyStream, Full};
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -18,8 +17,9 @@ use skiff_api::{Status, field, value};
 use crate::admission::{self, Operation};
 use crate::dial::Connection;
 use crate::http::body::{self, Reply, full, stream, text};
-use crate::services;
 use crate::verbs::Call;
+
+use super::proxy;
 
 /// The client's side of an upgraded connection.
 pub(crate) type Upgrade = OnUpgrade;
@@ -50,7 +50,7 @@ where
         admission::validate_other(call, Operation::Connect, &mut options(call, sub), false).await?;
     }
     if call.info.subresource == "proxy" {
-        return proxy(call, method, &query, body).await;
+        return proxy::proxy(call, method, &uri, body).await;
     }
     let pod = call.read().await?.value()?;
     let container = container(call, &pod)?;
@@ -140,63 +140,11 @@ fn check_log_options(call: &Call) -> Result<(), Status> {
     if errors.is_empty() { Ok(()) } else { Err(Status::invalid("", "PodLogOptions", &call.info.name, &errors)) }
 }
 
-async fn dial_node(call: &Call, node: &str) -> Result<Box<dyn Connection>, Status> {
+pub(super) async fn dial_node(call: &Call, node: &str) -> Result<Box<dyn Connection>, Status> {
     let object = call.server.cache.resource("/registry/minions/").and_then(|c| c.get(&format!("/registry/minions/{node}")));
     let object = object.ok_or_else(|| Status::not_found(call.resource.group_resource(), node))?;
     let object = object.value().map_err(Status::internal)?;
     call.server.dialer.dial(&object).await.map_err(|error| Status::internal(format!("error dialing backend: {error}")))
-}
-
-async fn proxy(call: &Call, method: Method, query: &str, body: Bytes) -> Result<Reply, Status> {
-    let path = if call.info.rest.is_empty() { "/" } else { &call.info.rest };
-    let path = format!("{path}{query}");
-    let (scheme, name, port) = split_target(&call.info.name);
-    let connection: Box<dyn Connection> = match call.resource.plural.as_ref() {
-        "nodes" => dial_node(call, name).await?,
-        plural => {
-            if scheme == "https" {
-                return Err(Status::new(501, "NotImplemented", "proxying to https targets is not served"));
-            }
-            let address = if plural == "pods" { pod_address(call, name, port)? } else { services::endpoint(&call.server.cache, &call.info.namespace, name, port)? };
-            let connection = tokio::net::TcpStream::connect(address).await;
-            let failed = |error| Status::new(503, "ServiceUnavailable", format!("error trying to reach service: dial tcp {address}: {error}"));
-            Box::new(connection.map_err(failed)?)
-        }
-    };
-    forward(call.headers.clone(), connection, method, &path, body, call.upgrade.clone()).await
-}
-
-/// `http:name:port`, `name:port` or `name`.
-fn split_target(target: &str) -> (&str, &str, &str) {
-    let parts: Vec<&str> = target.split(':').collect();
-    match parts.as_slice() {
-        [scheme, name, port] => (scheme, name, port),
-        [name, port] => ("", name, port),
-        _ => ("", target, ""),
-    }
-}
-
-fn pod_address(call: &Call, name: &str, port: &str) -> Result<SocketAddr, Status> {
-    let key = format!("/registry/pods/{}/{name}", call.info.namespace);
-    let pod = call.server.cache.resource("/registry/pods/").and_then(|c| c.get(&key));
-    let pod = pod.ok_or_else(|| Status::not_found(call.resource.group_resource(), name))?.value().map_err(Status::internal)?;
-    let ip = value::text(&pod, &["status", "podIP"]).parse().ok().filter(is_proxyable);
-    let ip = ip.ok_or_else(|| Status::bad_request("address not allowed"))?;
-    let first = value::items(&pod, &["spec", "containers"]).iter().flat_map(|c| value::items(c, &["ports"])).find_map(|p| p["containerPort"].as_u64());
-    let port = if port.is_empty() { first.unwrap_or(80).to_string() } else { port.to_owned() };
-    let port = port.parse().map_err(|_| Status::bad_request(format!("invalid port {port:?}")))?;
-    Ok(SocketAddr::new(ip, port))
-}
-
-/// Whether the server may be led to the address. Who may write a pod's status could name its own machine there, or one that only
-/// this machine reaches: upstream proxies to global unicast addresses alone.
-fn is_proxyable(ip: &IpAddr) -> bool {
-    let ip = ip.to_canonical();
-    let link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    !(link_local || ip.is_loopback() || ip.is_multicast() || ip.is_unspecified())
 }
 
 fn without_hops(headers: &HeaderMap, upgrading: bool) -> HeaderMap {
@@ -248,34 +196,15 @@ pub(crate) async fn forward(
         return Ok(reply);
     }
     let (parts, incoming) = response.into_parts();
-    let chunks = BodyStream::new(incoming.map_err(|error| tracing::debug!(%error, "proxied answer broke off")));
-    let chunks = chunks.filter_map(|frame| async move { frame.ok().and_then(|f| f.into_data().ok()) });
+    let chunks = BodyStream::new(incoming).filter_map(|frame| async move {
+        match frame {
+            Ok(frame) => frame.into_data().ok().map(Ok),
+            Err(error) => Some(Err(io::Error::other(error))),
+        }
+    });
     let mut reply = http::Response::new(stream(chunks));
     *reply.status_mut() = parts.status;
     *reply.headers_mut() = without_hops(&parts.headers, false);
     reply.headers_mut().remove(http::header::CONTENT_LENGTH);
     Ok(reply)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn targets() {
-        assert_eq!(split_target("a"), ("", "a", ""));
-        assert_eq!(split_target("a:80"), ("", "a", "80"));
-        assert_eq!(split_target("http:a:web"), ("http", "a", "web"));
-    }
-
-    #[test]
-    fn where_the_server_may_be_led() {
-        let check = |ip: &str, expected| assert_eq!(is_proxyable(&ip.parse().expect(ip)), expected, "{ip}");
-        for ip in ["10.0.0.1", "172.17.0.2", "8.8.8.8", "fd00::1"] {
-            check(ip, true);
-        }
-        for ip in ["127.0.0.1", "169.254.169.254", "0.0.0.0", "255.255.255.255", "224.0.0.1", "::1", "::ffff:127.0.0.1", "fe80::1"] {
-            check(ip, false);
-        }
-    }
 }

@@ -91,7 +91,7 @@ fn spend(mut budget: Value, pod: &str) -> Result<Value, Status> {
 fn budget_of(call: &Call, pod: &Value) -> Result<Option<Value>, Status> {
     let cache = call.server.cache.resource("/registry/poddisruptionbudgets/").ok_or_else(Status::no_such_resource)?;
     let filter = Filter { namespace: call.info.namespace.clone(), ..Filter::default() };
-    let budgets = cache.list(&filter, 0).objects;
+    let budgets = cache.list(&filter, 0).whole()?.objects;
     let mut matching = budgets.iter().filter_map(|o| o.value().ok()).filter(|b| {
         labels::Selector::from_label_selector(&b["spec"]["selector"]).is_ok_and(|s| s.matches_object(pod))
     });

@@ -3,6 +3,8 @@
 mod binding;
 mod connect;
 mod eviction;
+mod links;
+mod proxy;
 mod review;
 pub(crate) mod scale;
 mod token;

@@ -71,9 +71,7 @@ async fn insert_named(write: &mut Write<'_>, mut object: Value, book: bool) -> R
     strategy.check_create(write, &object).await?;
     admission::validate(write, &object, None).await?;
     let claims = strategy.claim(write, &mut object, None).await?;
-    let result = write.insert(object).await;
-    claims.settle(&call.server, result.is_ok() && !write.options.dry_run).await;
-    result
+    write.insert(object, claims).await
 }
 
 /// Refuses an object without a name where the URL has one.

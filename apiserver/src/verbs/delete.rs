@@ -272,7 +272,7 @@ pub(super) async fn delete_collection(call: &Call, body: &Bytes) -> Result<Reply
     let late = convert::late_fields(&call.resource, &mut filter);
     let cache = call.cache()?;
     let revision = call.server.cache.fresh().await?;
-    let chosen = cache.list(&filter, 0).objects;
+    let chosen = cache.list(&filter, 0).whole()?.objects;
     let items: Vec<Shown> = stream::iter(chosen)
         .map(|object| {
             let (options, late) = (&options, &late);

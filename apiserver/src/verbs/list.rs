@@ -173,7 +173,7 @@ async fn page(call: &Call, filter: &Filter, wanted: Wanted, limit: usize) -> Res
             all.reached(revision, FUTURE_TIMEOUT).await.map_err(|current| too_large(revision, current))?
         }
     };
-    let Listed { objects, more, newest } = cache.list(filter, limit);
+    let Listed { objects, more, newest, .. } = cache.list(filter, limit).whole()?;
     let revision = revision.max(newest);
     let next = match objects.last() {
         Some(last) if more > 0 => continuation::write(Some(revision), last.path()),
@@ -204,7 +204,7 @@ async fn stored_page(
         let seen = page.entries.len();
         for (index, entry) in page.entries.into_iter().enumerate() {
             start = format!("{}\0", entry.key);
-            let object = cache.read(entry.key, entry.modified, entry.value).map_err(Status::internal)?;
+            let object = cache.read_entry(entry)?;
             if cache.passes(filter, &object) {
                 found.push(Arc::new(object));
             }

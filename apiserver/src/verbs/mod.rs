@@ -172,8 +172,8 @@ impl Call {
     pub async fn read(&self) -> Result<Shown, Status> {
         let cache = self.cache()?;
         match self.query.get("resourceVersion").unwrap_or("") {
-            "" => {}
-            "0" => return self.ready(cache.get(&self.key()).map(Shown::Stored).ok_or_else(|| self.not_found())?).await,
+            "0" if cache.unreadable(&self.key()).is_none() => return self.ready(cache.get(&self.key()).map(Shown::Stored).ok_or_else(|| self.not_found())?).await,
+            "" | "0" => {}
             text => {
                 let fault = || format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
                 let wanted: Revision = text.parse().map_err(|_| Status::new(500, "", fault()))?;
@@ -185,7 +185,7 @@ impl Call {
         if let Some(object) = cache.get(&entry.key).filter(|object| object.revision == entry.modified) {
             return self.ready(Shown::Stored(object)).await;
         }
-        let object = cache.read(entry.key, entry.modified, entry.value).map_err(Status::internal)?;
+        let object = cache.read_entry(entry)?;
         self.ready(Shown::Stored(Arc::new(object))).await
     }
 
@@ -216,8 +216,24 @@ impl Call {
     }
 }
 
-/// Carries a request out.
+/// Carries a request out. What takes or gives back claims goes on to its end when its client goes away, or its time is over: in
+/// the middle, something would be claimed that nobody has.
 pub(crate) async fn serve(call: Call, body: Bytes) -> Result<Reply, Status> {
+    if !call.strategy().claims() || matches!(call.info.verb, "get" | "list" | "watch") {
+        return carry_out(call, body).await;
+    }
+    let serving = call.server.serving.token();
+    let task = tokio::spawn(async move {
+        let _serving = serving;
+        carry_out(call, body).await
+    });
+    task.await.unwrap_or_else(|error| match error.try_into_panic() {
+        Ok(panic) => std::panic::resume_unwind(panic),
+        Err(error) => Err(Status::internal(error)),
+    })
+}
+
+async fn carry_out(call: Call, body: Bytes) -> Result<Reply, Status> {
     if let Some(warning) = call.resource.deprecation().map(str::to_owned) {
         call.notes.warn(warning);
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::stream::{self, Stream};
+use futures::stream::{self, Stream, StreamExt};
 use serde_json::json;
 use skiff_api::{Status, fields, random};
 use skiff_store::Revision;
@@ -52,9 +52,10 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
     // `sendInitialEvents=false` asks for changes from now on alone.
     let state = state && (initial || call.query.get("sendInitialEvents").is_none());
     let (objects, from) = if state {
-        let listed = cache.list(&filter, 0);
+        let listed = cache.list(&filter, 0).whole()?;
         (listed.objects, from.max(listed.newest))
     } else {
+        cache.readable(&filter)?;
         (Vec::new(), from)
     };
     let watcher = Watcher {
@@ -93,7 +94,7 @@ fn answer(call: &Call, frames: impl Stream<Item = Bytes> + Send + 'static) -> Re
     if websocket::is_asked_for(&call.headers) {
         return websocket::answer(call, frames);
     }
-    Ok(reply(200, call.shape.stream_type(), streamed(frames)))
+    Ok(reply(200, call.shape.stream_type(), streamed(frames.map(Ok))))
 }
 
 fn expired(asked: Revision, oldest: Revision) -> Status {

@@ -127,8 +127,8 @@ impl<'a> Write<'a> {
         validation::warnings(&self.call.resource, object, old).into_iter().for_each(|warning| self.call.notes.warn(warning));
     }
 
-    /// Keeps a new object (or in a dry run only says what would be kept).
-    pub async fn insert(&self, object: Value) -> Result<Shown, Status> {
+    /// Keeps a new object (or in a dry run only says what would be kept), and settles its claims.
+    pub async fn insert(&self, object: Value, claims: Claims) -> Result<Shown, Status> {
         let resource = &self.call.resource;
         let name = value::text(&object, &["metadata", "name"]).to_owned();
         let key = self.call.server.key(resource, &self.call.info.namespace, &name);
@@ -138,8 +138,17 @@ impl<'a> Write<'a> {
                 None => Ok(Shown::Value(object)),
             };
         }
-        let bytes: Bytes = encode(&convert::stored(&self.call.server, resource, object).await?).into();
-        match self.call.server.store.commit(&key, Guard::Absent, Some(bytes.clone())).await {
+        let server = &self.call.server;
+        let bytes: Bytes = match convert::stored(server, resource, object).await {
+            Ok(object) => encode(&object).into(),
+            Err(status) => {
+                claims.cancel(server).await;
+                return Err(status);
+            }
+        };
+        let result = server.store.commit(&key, Guard::Absent, Some(bytes.clone())).await;
+        claims.settle(server, &result).await;
+        match result {
             Ok(revision) => self.stored(&key, revision, bytes).await,
             Err(Error::Conflict(_)) => Err(Status::already_exists(resource.group_resource(), &name)),
             Err(error) => Err(error.into()),
@@ -182,7 +191,7 @@ impl<'a> Write<'a> {
             server.store.commit(&entry.key, Guard::Modified(entry.modified), keep.then(|| bytes.clone())).await
         };
         if let Some(claims) = claims {
-            claims.settle(server, result.is_ok()).await;
+            claims.settle(server, &result).await;
         }
         match result {
             Ok(revision) => {
