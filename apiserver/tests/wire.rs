@@ -19,12 +19,14 @@ use serde_json::{Value, json};
 use skiff_api::{cbor, protobuf};
 use skiff_apiserver::auth::User;
 use skiff_apiserver::auth::pki::Authority;
+use skiff_apiserver::dial::{Connection, Dialer, Unreachable};
 use skiff_apiserver::http::body::{Body, full};
-use skiff_apiserver::Server;
+use skiff_apiserver::{Config, Server};
 use skiff_store::{Guard, Memory, Store};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
@@ -39,9 +41,13 @@ struct Api {
 
 impl Api {
     async fn start() -> Self {
+        Self::with(Arc::new(Unreachable)).await
+    }
+
+    async fn with(dialer: Arc<dyn Dialer>) -> Self {
         let stop = CancellationToken::new();
         let store = Arc::new(Memory::new());
-        let config = common::config(Arc::clone(&store) as Arc<dyn Store>);
+        let config = Config { dialer, ..common::config(Arc::clone(&store) as Arc<dyn Store>) };
         let server = Server::start(config, stop.clone()).await.expect("a server");
         Self { server, store, stop: stop.clone(), _guard: stop.drop_guard() }
     }
@@ -69,6 +75,30 @@ impl Api {
     async fn create(&self, path: &str, object: Value) {
         let (code, _, body) = whole(self.ask(Method::POST, path, "application/json", object).await).await;
         assert_eq!(code, 201, "{}", String::from_utf8_lossy(&body));
+    }
+
+    /// A service of one pod, at that port of this machine.
+    async fn serve(&self, name: &str, port: u16) {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"}, "status": {"podIPs": [{"ip": "127.0.0.1"}]}});
+        let slice = json!({
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {"name": name, "namespace": "default", "labels": {"kubernetes.io/service-name": name}},
+            "endpoints": [{"addresses": ["127.0.0.1"], "targetRef": {"kind": "Pod", "name": name, "namespace": "default"}}],
+            "ports": [{"name": "", "port": port, "protocol": "TCP"}],
+        });
+        for (key, object) in [(format!("/registry/pods/default/{name}"), pod), (format!("/registry/endpointslices/default/{name}"), slice)] {
+            self.store.commit(&key, Guard::Absent, Some(object.to_string().into())).await.expect("stored");
+        }
+        let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}});
+        self.create("/api/v1/namespaces/default/services", service).await;
+        self.settled().await;
+    }
+
+    /// Waits until the server has seen the pods and endpoints that were written.
+    async fn settled(&self) {
+        for resource in ["/api/v1/pods", "/api/v1/nodes", "/apis/discovery.k8s.io/v1/endpointslices"] {
+            self.json(resource).await;
+        }
     }
 
     /// Reads until it holds.
@@ -259,6 +289,71 @@ async fn a_watch_on_a_websocket() {
     assert_eq!(second["type"], "DELETED");
 }
 
+/// A kubelet that knows one log.
+struct Logs;
+
+#[async_trait::async_trait]
+impl Dialer for Logs {
+    async fn dial(&self, _node: &Value) -> std::io::Result<Box<dyn Connection>> {
+        Ok(Box::new(connect(|request| async move { Response::new(full(format!("{} {:?}\n", request.uri(), request.headers().get("upgrade")))) })))
+    }
+}
+
+#[tokio::test]
+async fn a_log_on_a_websocket() {
+    let api = Api::with(Arc::new(Logs)).await;
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "default"}, "spec": {"nodeName": "n", "containers": [{"name": "c"}]}});
+    let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}});
+    for (key, object) in [("/registry/pods/default/p", pod), ("/registry/minions/n", node)] {
+        api.store.commit(key, Guard::Absent, Some(object.to_string().into())).await.expect("stored");
+    }
+    api.settled().await;
+    let log = "/containerLogs/default/p/c?tailLines=1 None\n";
+    let check = async |offered: Option<&str>, expected: Result<Message, u16>| {
+        let server = Arc::clone(&api.server);
+        let stream = connect(move |request| {
+            let server = Arc::clone(&server);
+            async move { server.handle(request, Some(User::new("alice", ["system:masters"]))).await }
+        });
+        let mut request = "ws://localhost/api/v1/namespaces/default/pods/p/log?tailLines=1".into_client_request().expect("a request");
+        request.headers_mut().extend(offered.map(|offered| (http::header::SEC_WEBSOCKET_PROTOCOL, offered.parse().expect("a value"))));
+        let answer = match tokio_tungstenite::client_async(request, stream).await {
+            Err(tokio_tungstenite::tungstenite::Error::Http(refusal)) => Err(refusal.status().as_u16()),
+            answer => {
+                let mut socket = answer.expect("a socket").0;
+                let first = socket.next().await.expect("a message").expect("a message");
+                assert!(first.is_empty(), "{offered:?}: {first:?}");
+                Ok(socket.next().await.expect("a message").expect("a message"))
+            }
+        };
+        assert_eq!(answer, expected, "{offered:?}");
+    };
+    check(None, Ok(Message::Binary(log.into()))).await;
+    check(Some("binary.k8s.io"), Ok(Message::Binary(log.into()))).await;
+    check(Some("x, base64.binary.k8s.io"), Ok(Message::text(STANDARD.encode(log)))).await;
+    check(Some("x"), Err(400)).await;
+}
+
+#[tokio::test]
+async fn proxies_speak_tls_and_lead_nowhere_but_to_pods() {
+    let api = Api::start().await;
+    let (port, _) = extension(&Authority::generate().expect("an authority").pair.certificate).await;
+    api.serve("ext", port).await;
+    let ask = async |target: &str| {
+        let (code, _, body) = api.get(&format!("/api/v1/namespaces/default/services/{target}/proxy/apis/ext.io/v1"), "application/json").await;
+        (code, String::from_utf8_lossy(&body).contains("APIResourceList"))
+    };
+    assert_eq!(ask("https:ext:80").await, (200, true), "a certificate that nobody vouches for");
+    assert_eq!(ask("ext").await, (502, false), "no TLS where there is");
+    assert_eq!(ask("ftp:ext:80").await, (400, false));
+    let (code, ..) = whole(api.ask(Method::GET, "/api/v1/namespaces/default/services/https:ext:/proxy?a=b", "*/*", Value::Null).await).await;
+    assert_eq!(code, 301, "to the path with a slash");
+    let (code, _, body) = whole(api.ask(Method::DELETE, "/api/v1/namespaces/default/pods/ext?gracePeriodSeconds=0", "*/*", Value::Null).await).await;
+    assert_eq!(code, 200, "{}", String::from_utf8_lossy(&body));
+    api.settled().await;
+    assert_eq!(ask("https:ext:80").await, (503, false), "the endpoint is no pod any more");
+}
+
 /// An extension API server for `ext.io/v1`: tells who asks.
 async fn extension(front: &str) -> (u16, String) {
     let authority = Authority::generate().expect("an authority");
@@ -436,16 +531,7 @@ async fn falters() -> u16 {
 #[tokio::test]
 async fn a_proxied_answer_that_breaks_off_does_not_look_whole() {
     let api = Api::start().await;
-    let port = falters().await;
-    let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "falters"}, "spec": {"ports": [{"port": 80}]}});
-    api.create("/api/v1/namespaces/default/services", service).await;
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"name": "falters", "namespace": "default", "labels": {"kubernetes.io/service-name": "falters"}},
-        "endpoints": [{"addresses": ["127.0.0.1"]}], "ports": [{"name": "", "port": port, "protocol": "TCP"}],
-    });
-    api.store.commit("/registry/endpointslices/default/falters", Guard::Absent, Some(slice.to_string().into())).await.expect("a slice");
-    api.json(CONFIG_MAPS).await;
+    api.serve("falters", falters().await).await;
     for how in ["chunked", "length"] {
         for two in [false, true] {
             let (near, far) = tokio::io::duplex(64 * 1024);

@@ -24,6 +24,8 @@ pub(crate) struct Outcome {
     pub(crate) started: Vec<(String, Option<Backoff>)>,
     /// Containers that don't, why, and when to try again.
     pub(crate) failed: Vec<(String, Waiting, Timestamp)>,
+    /// Containers that run on as they were, by name, and when to try again.
+    pub(crate) held: Vec<(String, Timestamp)>,
     /// The sandbox (or what it needs) failed; when to try again.
     pub(crate) held_until: Option<Timestamp>,
 }
@@ -52,6 +54,12 @@ pub(crate) async fn act(ctx: Arc<Context>, pod: Arc<Pod>, state: PodState, plan:
             tracing::warn!(pod = pod::shown(&pod), container = kill.name, %error, "ending a container failed");
             outcome.hold();
             return outcome;
+        }
+    }
+    for resize in &plan.resize {
+        if let Err(error) = ctx.runtime.update_container(&resize.id, &resize.resources).await {
+            ctx.events.container(&pod, &resize.name, Kind::Warning, "ResizeError", format!("Error resizing container {}: {error}", resize.name));
+            outcome.held.push((resize.name.clone(), retry_at()));
         }
     }
     for id in &plan.remove {

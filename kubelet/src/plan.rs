@@ -9,8 +9,8 @@ use std::time::Duration;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Container as Spec, Pod};
 
-use crate::pod;
-use crate::runtime::{Container, ContainerKind, ContainerState, PodState, Sandbox};
+use crate::runtime::{Container, ContainerKind, ContainerState, PodState, Resources, Sandbox};
+use crate::{pod, security};
 
 /// The wait before a container's second restart; it doubles with each further one.
 pub const FIRST_BACKOFF: Duration = Duration::from_secs(10);
@@ -74,6 +74,8 @@ pub struct Plan {
     pub sandbox: Option<u32>,
     /// End these containers.
     pub kill: Vec<Kill>,
+    /// Give these running containers other limits.
+    pub resize: Vec<Resize>,
     /// Remove these containers; they ended and nobody asks for them any more.
     pub remove: Vec<String>,
     /// Remove these sandboxes; they ended.
@@ -97,6 +99,17 @@ pub struct Kill {
     pub message: String,
     /// The seconds that it is given, where it isn't the pod's own grace period.
     pub grace_seconds: Option<i64>,
+}
+
+/// A container to run on with other limits.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resize {
+    /// Its id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// Its limits from now on.
+    pub resources: Resources,
 }
 
 /// A container to start.
@@ -126,8 +139,8 @@ pub struct Wait {
 impl Plan {
     /// Whether there is nothing to do now.
     pub fn is_idle(&self) -> bool {
-        let Self { finished, reset, sandbox, kill, remove, remove_sandboxes, start, waiting: _, wake_at: _ } = self;
-        !finished && !reset && sandbox.is_none() && kill.is_empty() && remove.is_empty() && remove_sandboxes.is_empty() && start.is_empty()
+        let Self { finished, reset, sandbox, kill, resize, remove, remove_sandboxes, start, waiting: _, wake_at: _ } = self;
+        !finished && !reset && sandbox.is_none() && kill.is_empty() && resize.is_empty() && remove.is_empty() && remove_sandboxes.is_empty() && start.is_empty()
     }
 
     fn wake(&mut self, at: Timestamp) {
@@ -200,7 +213,10 @@ fn plan_containers(o: &Observed<'_>, sandbox: &Sandbox, plan: &mut Plan) {
             }
             None => {}
             Some(container) => match reason_to_kill(o, spec, container, "Container") {
-                None => kept += 1,
+                None => {
+                    kept += 1;
+                    resize(o, spec, container, plan);
+                }
                 Some((kill, changed)) => {
                     let again = changed || pod::restarts_after_kill(o.pod, spec);
                     wanted += usize::from(again);
@@ -246,9 +262,12 @@ fn plan_init(o: &Observed<'_>, sandbox: &Sandbox, plan: &mut Plan) -> bool {
                 let probed = o.probes.get(&container.id).copied().unwrap_or_default();
                 if let Some((kill, _)) = reason_to_kill(o, spec, container, "Init container") {
                     plan.kill.push(kill);
-                } else if spec.startup_probe.is_none() || probed.startup == Some(true) {
-                    initialized |= last;
-                    to_start.extend(next);
+                } else {
+                    resize(o, spec, container, plan);
+                    if spec.startup_probe.is_none() || probed.startup == Some(true) {
+                        initialized |= last;
+                        to_start.extend(next);
+                    }
                 }
             }
             ContainerState::Running => {}
@@ -284,8 +303,11 @@ fn unknown(container: &Container) -> Kill {
 fn reason_to_kill(o: &Observed<'_>, spec: &Spec, container: &Container, what: &str) -> Option<(Kill, bool)> {
     let probed = o.probes.get(&container.id).copied().unwrap_or_default();
     let grace_of = |probe: Option<&k8s_openapi::api::core::v1::Probe>| probe.and_then(|p| p.termination_grace_period_seconds);
+    let restarts = || security::resize(o.pod, spec, container).is_some_and(|(_, restarts)| restarts);
     let (why, changed, grace_seconds) = if container.spec_hash != pod::spec_hash(spec) {
         ("definition changed", true, None)
+    } else if restarts() {
+        ("resize requires restart", true, None)
     } else if probed.liveness == Some(false) {
         ("failed liveness probe", false, grace_of(spec.liveness_probe.as_ref()))
     } else if probed.startup == Some(false) {
@@ -295,6 +317,15 @@ fn reason_to_kill(o: &Observed<'_>, spec: &Spec, container: &Container, what: &s
     };
     let message = format!("{what} {} {why}", spec.name);
     Some((Kill { id: container.id.clone(), name: spec.name.clone(), message, grace_seconds }, changed))
+}
+
+/// Plans other limits of a running container, if that is called for.
+fn resize(o: &Observed<'_>, spec: &Spec, container: &Container, plan: &mut Plan) {
+    let Some((resources, _)) = security::resize(o.pod, spec, container) else { return };
+    match o.held.get(&spec.name).filter(|at| **at > o.now) {
+        Some(at) => plan.wake(*at),
+        None => plan.resize.push(Resize { id: container.id.clone(), name: spec.name.clone(), resources }),
+    }
 }
 
 /// Whether one of `spec.containers` is to be started, if it doesn't run.

@@ -125,6 +125,18 @@ pub fn resources(pod: &Pod, container: &Container, node_memory: u64) -> Resource
     }
 }
 
+/// What a running container's limits are to be, if they aren't, and whether it has to be started anew for that, as its
+/// `resizePolicy` says.
+pub fn resize(pod: &Pod, spec: &Container, container: &crate::runtime::Container) -> Option<(Resources, bool)> {
+    let is = container.resources.as_ref()?;
+    let wanted = resources(pod, spec, 0);
+    let cpu = (wanted.cpu_shares, wanted.cpu_quota) != (is.cpu_shares, is.cpu_quota);
+    let memory = wanted.memory != is.memory;
+    let mut changed = spec.resize_policy.iter().flatten().filter(|p| (p.resource_name == "cpu" && cpu) || (p.resource_name == "memory" && memory));
+    let restarts = changed.any(|p| p.restart_policy == "RestartContainer");
+    (cpu || memory).then_some((wanted, restarts))
+}
+
 /// Upstream's rule: guaranteed pods go last, those without requests first, and between them the more a pod asked for the later.
 fn oom_score(pod: &Pod, memory_request: i64, node_memory: u64) -> i64 {
     match pod.status.as_ref().and_then(|s| s.qos_class.as_deref()) {
@@ -192,6 +204,23 @@ mod tests {
         check(json!({"requests": {"cpu": "250m"}}), (256, 0, 0));
         check(json!({"limits": {"cpu": "1500m", "memory": "64Mi"}}), (1536, 150_000, 64 << 20));
         check(json!({"limits": {"cpu": "1m"}}), (2, 1_000, 0));
+    }
+
+    #[test]
+    fn resizes() {
+        let check = |was: Value, policy: Value, now: Value, expected: Option<bool>| {
+            let before = pod_of(json!({}), json!({"resources": was}));
+            let after = pod_of(json!({}), json!({"resources": now, "resizePolicy": policy}));
+            let container = crate::testing::container(&before, "a running");
+            let found = resize(&after, &pod::containers(&after)[0], &container);
+            assert_eq!(found.map(|(_, restarts)| restarts), expected, "{was} -> {now}");
+        };
+        let (small, large) = (|| json!({"limits": {"cpu": "20m", "memory": "40Mi"}}), || json!({"limits": {"cpu": "25m", "memory": "40Mi"}}));
+        check(small(), json!([]), small(), None);
+        check(small(), json!([]), large(), Some(false));
+        check(json!({"requests": {"cpu": "1"}}), json!([]), json!({"requests": {"cpu": "2"}}), Some(false));
+        check(small(), json!([{"resourceName": "cpu", "restartPolicy": "RestartContainer"}]), large(), Some(true));
+        check(small(), json!([{"resourceName": "memory", "restartPolicy": "RestartContainer"}]), large(), Some(false));
     }
 
     #[test]

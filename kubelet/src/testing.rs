@@ -67,6 +67,7 @@ pub(crate) fn container(of: &Pod, text: &str) -> Container {
         image_id: String::new(),
         spec_hash: pod::spec_hash(&spec),
         ready: None,
+        resources: Some(crate::security::resources(of, &spec, 0)),
     }
 }
 

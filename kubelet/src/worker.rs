@@ -254,6 +254,7 @@ impl Worker {
             self.waiting.insert(name.clone(), why);
             self.held.insert(name, retry_at);
         }
+        self.held.extend(outcome.held);
         self.sandbox_held = outcome.held_until;
     }
 

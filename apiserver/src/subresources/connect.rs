@@ -17,7 +17,7 @@ use skiff_api::{Status, field, value};
 use crate::admission::{self, Operation};
 use crate::dial::Connection;
 use crate::http::body::{self, Reply, full, stream, text};
-use crate::verbs::Call;
+use crate::verbs::{Call, websocket};
 
 use super::proxy;
 
@@ -62,6 +62,12 @@ where
             // A pod that isn't anywhere yet has said nothing.
             if node.is_empty() {
                 return Ok(text(200, ""));
+            }
+            if websocket::is_asked_for(&call.headers) {
+                let log = format!("/containerLogs/{namespace}/{name}/{container}{query}");
+                let headers = without_hops(&call.headers, false);
+                let reply = forward(headers, dial_node(call, node).await?, method, &log, body, None).await?;
+                return if reply.status() == StatusCode::OK { websocket::log(call, reply) } else { Ok(reply) };
             }
             format!("/containerLogs/{namespace}/{name}/{container}{query}")
         }

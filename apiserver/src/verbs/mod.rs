@@ -8,7 +8,7 @@ mod patch;
 mod update;
 mod view;
 mod watch;
-mod websocket;
+pub(crate) mod websocket;
 mod write;
 
 use std::collections::BTreeMap;

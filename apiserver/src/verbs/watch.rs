@@ -92,7 +92,7 @@ pub(super) async fn watch(call: &Call) -> Result<Reply, Status> {
 /// The frames as the answer's body, or on the WebSocket that the client asks for.
 fn answer(call: &Call, frames: impl Stream<Item = Bytes> + Send + 'static) -> Result<Reply, Status> {
     if websocket::is_asked_for(&call.headers) {
-        return websocket::answer(call, frames);
+        return websocket::watch(call, frames);
     }
     Ok(reply(200, call.shape.stream_type(), streamed(frames.map(Ok))))
 }

@@ -1,9 +1,13 @@
-//! A watch on a WebSocket: each event is a message, text for JSON and binary for protobuf. Upstream's `HandleWS`.
+//! Watches and logs on a WebSocket. Each event is a message, text for JSON and binary for protobuf (upstream's `HandleWS`); a log
+//! is as many messages as it comes in (upstream's `wsstream.Reader`).
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf, Bytes};
-use futures::{SinkExt, Stream, StreamExt, pin_mut};
+use futures::{SinkExt, Stream, StreamExt, pin_mut, stream};
 use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, UPGRADE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use http_body_util::BodyStream;
 use hyper_util::rt::TokioIo;
 use skiff_api::{Status, cbor};
 use tokio_tungstenite::WebSocketStream;
@@ -18,8 +22,12 @@ use crate::http::negotiate::Format;
 /// The protocol in which browsers carry a bearer token. It is no protocol to speak.
 const TOKEN: &str = "base64url.bearer.authorization.k8s.io.";
 
+/// The protocols of logs: bytes as they are, and as text.
+const BINARY: &str = "binary.k8s.io";
+const BASE64: &str = "base64.binary.k8s.io";
+
 /// Whether the client wants a WebSocket.
-pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
+pub(crate) fn is_asked_for(headers: &HeaderMap) -> bool {
     let has = |name, word: &str| {
         let text = headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or("");
         text.split(',').any(|part| part.trim().eq_ignore_ascii_case(word))
@@ -27,8 +35,29 @@ pub(super) fn is_asked_for(headers: &HeaderMap) -> bool {
     has(UPGRADE, "websocket") && has(CONNECTION, "upgrade")
 }
 
-/// Agrees to the WebSocket, and sends the frames on it.
-pub(super) fn answer(call: &Call, frames: impl Stream<Item = Bytes> + Send + 'static) -> Result<Reply, Status> {
+/// Sends the frames of a watch on the WebSocket, by whatever protocol the client offers first.
+pub(super) fn watch(call: &Call, frames: impl Stream<Item = Bytes> + Send + 'static) -> Result<Reply, Status> {
+    let format = call.shape.format;
+    answer(call, offered(&call.headers).next(), frames.flat_map(move |chunk| stream::iter(messages(chunk, format))))
+}
+
+/// Sends a log on the WebSocket.
+pub(crate) fn log(call: &Call, log: Reply) -> Result<Reply, Status> {
+    let is_offered = offered(&call.headers).next().is_some();
+    let protocol = offered(&call.headers).find(|protocol| [BINARY, BASE64].contains(protocol));
+    if is_offered && protocol.is_none() {
+        return Err(Status::bad_request(format!("none of the WebSocket's protocols is {BINARY} or {BASE64}")));
+    }
+    let is_text = protocol == Some(BASE64);
+    let parts = BodyStream::new(log.into_body()).filter_map(|frame| async move { frame.ok()?.into_data().ok() });
+    let parts = parts.map(move |part| if is_text { Message::text(STANDARD.encode(part)) } else { Message::Binary(part) });
+    // The first message says that there is a log, however long it is silent.
+    let first = if is_text { Message::text("") } else { Message::Binary(Bytes::new()) };
+    answer(call, protocol, stream::iter([first]).chain(parts))
+}
+
+/// Agrees to the WebSocket, and sends the messages on it.
+fn answer(call: &Call, protocol: Option<&str>, messages: impl Stream<Item = Message> + Send + 'static) -> Result<Reply, Status> {
     let key = call.headers.get(SEC_WEBSOCKET_KEY).ok_or_else(|| Status::bad_request("the request has no Sec-WebSocket-Key"))?;
     let upgrade = call.upgrade.clone().ok_or_else(|| Status::bad_request("this connection can't be upgraded"))?;
     let mut reply = Response::new(full(Bytes::new()));
@@ -38,43 +67,40 @@ pub(super) fn answer(call: &Call, frames: impl Stream<Item = Bytes> + Send + 'st
     headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
     let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(Status::internal)?;
     headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    if let Some(protocol) = protocol(&call.headers).and_then(|p| HeaderValue::from_str(p).ok()) {
+    if let Some(protocol) = protocol.and_then(|p| HeaderValue::from_str(p).ok()) {
         headers.insert(SEC_WEBSOCKET_PROTOCOL, protocol);
     }
-    let format = call.shape.format;
     let server = std::sync::Arc::clone(&call.server);
     tokio::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => {
                 let socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
-                tokio::select! { () = send(socket, frames, format) => {}, () = server.stopping() => {} }
+                tokio::select! { () = send(socket, messages) => {}, () = server.stopping() => {} }
             }
-            Err(error) => tracing::debug!(%error, "upgrade of a watch came to nothing"),
+            Err(error) => tracing::debug!(%error, "upgrade to a WebSocket came to nothing"),
         }
     });
     Ok(reply)
 }
 
-/// The first protocol that the client offers.
-fn protocol(headers: &HeaderMap) -> Option<&str> {
+/// The protocols that the client offers.
+fn offered(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let offered = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok()).flat_map(|text| text.split(','));
-    offered.map(str::trim).find(|p| !p.is_empty() && !p.starts_with(TOKEN))
+    offered.map(str::trim).filter(|p| !p.is_empty() && !p.starts_with(TOKEN))
 }
 
-/// Sends until the frames or the client end. What the client sends is not read, but for its goodbye.
-async fn send<S>(mut socket: WebSocketStream<S>, frames: impl Stream<Item = Bytes>, format: Format)
+/// Sends until the messages or the client end. What the client sends is not read, but for its goodbye.
+async fn send<S>(mut socket: WebSocketStream<S>, messages: impl Stream<Item = Message>)
 where
     S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    pin_mut!(frames);
+    pin_mut!(messages);
     loop {
         tokio::select! {
-            chunk = frames.next() => {
-                let Some(chunk) = chunk else { break };
-                for message in messages(chunk, format) {
-                    if socket.send(message).await.is_err() {
-                        return;
-                    }
+            message = messages.next() => {
+                let Some(message) = message else { break };
+                if socket.send(message).await.is_err() {
+                    return;
                 }
             }
             said = socket.next() => match said {
@@ -125,10 +151,10 @@ mod tests {
 
     #[test]
     fn protocols() {
-        let check = |offered: &'static str, expected: Option<&str>| {
+        let check = |said: &'static str, expected: Option<&str>| {
             let mut headers = HeaderMap::new();
-            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offered));
-            assert_eq!(protocol(&headers), expected, "{offered}");
+            headers.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(said));
+            assert_eq!(offered(&headers).next(), expected, "{said}");
         };
         check("", None);
         check("base64url.bearer.authorization.k8s.io.abc, x", Some("x"));

@@ -330,6 +330,8 @@ pub struct Container {
     pub spec_hash: String,
     /// Readiness where the runtime itself says so (simulated containers); else probes do.
     pub ready: Option<bool>,
+    /// The limits of its processes, where there are processes (all but `oom_score_adj`).
+    pub resources: Option<Resources>,
 }
 
 /// All that a runtime has of one pod, the newest first.
@@ -524,6 +526,8 @@ pub trait Runtime: Send + Sync + 'static {
     async fn create_container(&self, sandbox_id: &str, config: &ContainerConfig) -> Result<String>;
     /// Starts a container.
     async fn start_container(&self, id: &str) -> Result<()>;
+    /// Gives a running container other limits (all but `oom_score_adj`).
+    async fn update_container(&self, id: &str, resources: &Resources) -> Result<()>;
     /// Asks a container to end, and ends it by force after `grace`; returns when it ended.
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()>;
     /// Removes a container that ended; not an error when it is gone.

@@ -27,7 +27,7 @@ use tokio::sync::broadcast;
 
 use super::{
     Capacity, Container, ContainerConfig, ContainerKind, ContainerState, Duplex, Error, Event, ExecRequest, Image, LogOptions,
-    PodRef, PodState, Reality, RegistryAuth, Result, Runtime, Sandbox, SandboxConfig, SandboxState, Session, Usage, Version,
+    PodRef, PodState, Reality, RegistryAuth, Result, Resources, Runtime, Sandbox, SandboxConfig, SandboxState, Session, Usage, Version,
 };
 
 /// What annotations of simulated pods begin with.
@@ -352,11 +352,16 @@ impl Runtime for Simulated {
             image_id: String::new(),
             spec_hash: config.spec_hash.clone(),
             ready: Some(false),
+            resources: None,
         });
         pod.roles.insert(id.clone(), Role { kind: config.kind, may_end: config.may_end });
         pod.state.sort();
         pages.owners.insert(id.clone(), config.pod.uid.clone());
         Ok(id)
+    }
+
+    async fn update_container(&self, _id: &str, _resources: &Resources) -> Result<()> {
+        Ok(())
     }
 
     async fn start_container(&self, id: &str) -> Result<()> {

@@ -3,11 +3,12 @@
 use k8s_openapi::api::core::v1::{Container, ContainerStatus, PodCondition, PodStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::containers::is_resized;
 use super::{Input, last_terminated, running, terminated};
 use crate::pod;
 
 /// The conditions that the kubelet owns, in the order it writes them.
-const OWNED: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+const OWNED: [&str; 6] = ["PodResizeInProgress", "PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
 
 /// A condition without its times: type, status, reason, message.
 struct Finding(bool, &'static str, String);
@@ -29,9 +30,14 @@ pub fn conditions(input: &Input<'_>, status: &PodStatus) -> Vec<PodCondition> {
         false => Finding(false, containers_ready.1, containers_ready.2.clone()),
     };
     let initialized = initialized(input, status);
-    let findings = [Finding(sandbox, "", String::new()), initialized, ready, containers_ready, Finding::yes()];
+    let resized = |spec: &&Container| input.state.container(&spec.name).is_some_and(|c| is_resized(input, spec, c));
+    // There only while it is true.
+    let resizing = pod::init_containers(input.pod).iter().chain(pod::containers(input.pod)).find(resized).map(|_| Finding::yes());
+    let lasting = [Finding(sandbox, "", String::new()), initialized, ready, containers_ready, Finding::yes()];
+    let findings = std::iter::once(resizing).chain(lasting.map(Some));
     let mut list: Vec<PodCondition> = others().cloned().collect();
-    for (type_, Finding(yes, reason, message)) in OWNED.into_iter().zip(findings) {
+    for (type_, finding) in OWNED.into_iter().zip(findings) {
+        let Some(Finding(yes, reason, message)) = finding else { continue };
         let value = if yes { "True" } else { "False" };
         let before = old.iter().find(|c| c.type_ == type_);
         let since = before.filter(|c| c.status == value).and_then(|c| c.last_transition_time.clone());

@@ -7,8 +7,8 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::{Input, last_terminated, running, terminated, waiting};
-use crate::pod;
 use crate::runtime::{Container, ContainerState};
+use crate::{pod, security};
 
 /// One of the three lists of containers in a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +104,11 @@ fn container_id(input: &Input<'_>, container: &Container) -> String {
     format!("{}://{}", input.runtime, container.id)
 }
 
+/// Whether a container is about to get other limits.
+pub(super) fn is_resized(input: &Input<'_>, spec: &Spec, container: &Container) -> bool {
+    container.state == ContainerState::Running && security::resize(input.pod, spec, container).is_some()
+}
+
 /// The status of a container that the runtime knows.
 fn observed(input: &Input<'_>, spec: &Spec, container: &Container, old: Option<&ContainerStatus>) -> ContainerStatus {
     let id = container_id(input, container);
@@ -120,7 +125,10 @@ fn observed(input: &Input<'_>, spec: &Spec, container: &Container, old: Option<&
         container_id: Some(id),
         state: Some(state(input, container)),
         last_state: Some(last_state.unwrap_or_default()),
-        resources: Some(spec.resources.clone().unwrap_or_default()),
+        resources: match old.filter(|_| is_resized(input, spec, container)) {
+            Some(old) => old.resources.clone(),
+            None => Some(spec.resources.clone().unwrap_or_default()),
+        },
         allocated_resources: spec.resources.as_ref().and_then(|r| r.requests.clone()),
         ..fresh(input, spec)
     }

@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use bollard::models::{
-    ContainerCreateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig, Mount, MountBindOptions,
-    MountBindOptionsPropagationEnum as Spread, MountType, NetworkingConfig, PortBinding,
+    ContainerCreateBody, ContainerUpdateBody, EndpointIpamConfig, EndpointSettings, HostConfig, HostConfigLogConfig, Mount,
+    MountBindOptions, MountBindOptionsPropagationEnum as Spread, MountType, NetworkingConfig, PortBinding,
 };
 
-use super::super::{ContainerConfig, Propagation, SandboxConfig};
+use super::super::{ContainerConfig, Propagation, Resources, SandboxConfig};
 use super::names::Owner;
 
 /// The grace of the kernel for a sandbox when memory is short: upstream's.
@@ -136,6 +136,19 @@ pub fn container(owner: &Owner, sandbox_id: &str, config: &ContainerConfig, may_
             ..HostConfig::default()
         }),
         ..ContainerCreateBody::default()
+    }
+}
+
+/// The body of the request that gives a container other limits.
+pub fn update(resources: &Resources) -> ContainerUpdateBody {
+    let positive = |n: i64| (n > 0).then_some(n);
+    ContainerUpdateBody {
+        cpu_shares: positive(resources.cpu_shares),
+        cpu_quota: positive(resources.cpu_quota),
+        cpu_period: positive(resources.cpu_period),
+        memory: positive(resources.memory),
+        memory_swap: positive(resources.memory),
+        ..ContainerUpdateBody::default()
     }
 }
 

@@ -30,7 +30,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
     Container, ContainerConfig, ContainerState, Duplex, Error, Event, ExecRequest, Image, LogOptions, PodRef, PodState, RegistryAuth,
-    Result, Runtime, Sandbox, SandboxConfig, SandboxState, Session, Usage, Version,
+    Result, Resources, Runtime, Sandbox, SandboxConfig, SandboxState, Session, Usage, Version,
 };
 use names::Owner;
 
@@ -361,6 +361,13 @@ impl Runtime for Docker {
 
     async fn start_container(&self, id: &str) -> Result<()> {
         self.docker.start_container(id, None).await.map_err(failed)
+    }
+
+    async fn update_container(&self, id: &str, resources: &Resources) -> Result<()> {
+        self.docker.update_container(id, make::update(resources)).await.map_err(failed)?;
+        // What it looked like says nothing any more.
+        self.seen().remove(id);
+        Ok(())
     }
 
     async fn stop_container(&self, id: &str, grace: Duration) -> Result<()> {

@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use bollard::models::{ContainerInspectResponse, ContainerState as Reported, ContainerStateStatusEnum as Word, EndpointSettings};
+use bollard::models::{ContainerInspectResponse, ContainerState as Reported, ContainerStateStatusEnum as Word, EndpointSettings, HostConfig};
 use jiff::Timestamp;
 
-use super::super::{Container, ContainerState, Sandbox, SandboxState};
+use super::super::{Container, ContainerState, Resources, Sandbox, SandboxState};
 use super::names;
 
 /// What a container's exit is called when it never came to run, and the code that goes with it: containerd's, which upstream shows.
@@ -59,6 +59,16 @@ pub fn sandbox(inspected: &ContainerInspectResponse) -> Sandbox {
     }
 }
 
+fn limits(config: &HostConfig) -> Resources {
+    Resources {
+        cpu_shares: config.cpu_shares.unwrap_or(0),
+        cpu_quota: config.cpu_quota.unwrap_or(0),
+        cpu_period: config.cpu_period.unwrap_or(0),
+        memory: config.memory.unwrap_or(0),
+        oom_score_adj: 0,
+    }
+}
+
 /// A container as inspected, without its last words.
 pub fn container(inspected: &ContainerInspectResponse) -> Container {
     let labels = labels(inspected);
@@ -83,6 +93,7 @@ pub fn container(inspected: &ContainerInspectResponse) -> Container {
         image_id: inspected.image.clone().unwrap_or_default(),
         spec_hash: label(names::SPEC_HASH),
         ready: None,
+        resources: inspected.host_config.as_ref().map(limits),
     };
     let code = reported.exit_code.and_then(|code| i32::try_from(code).ok()).unwrap_or(-1);
     let error = reported.error.as_deref().unwrap_or_default();
