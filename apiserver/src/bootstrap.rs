@@ -1,5 +1,5 @@
 //! What every cluster begins with: written when it isn't there, never changed when somebody has changed it; but for roles
-//! and bindings, which are given back what they lack.
+//! and bindings, which are given back what they lack. Some of it is made anew as soon as somebody deletes it.
 
 mod rbac;
 mod repair;
@@ -7,13 +7,14 @@ mod repair;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::future::select_all;
 use futures::{StreamExt, TryStreamExt, stream};
 use http::Method;
 use serde_json::{Value, json};
-use skiff_api::{Status, resource, value};
+use skiff_api::{Status, clock, resource, value};
 
 use crate::auth::{MASTERS, User};
-use crate::cache::Filter;
+use crate::cache::{Filter, ResourceCache};
 use crate::http::body::{self, Reply, full};
 use crate::server::Server;
 use crate::strategy::{CLAIM_PREFIXES, give_back, orphaned};
@@ -27,9 +28,7 @@ const PARALLEL: usize = 32;
 
 /// Writes what isn't there.
 pub(crate) async fn write(server: &Arc<Server>) -> Result<(), Status> {
-    for name in ["default", "kube-system", "kube-public", "kube-node-lease"] {
-        ensure(server, "v1", json!({"kind": "Namespace", "metadata": {"name": name}})).await?;
-    }
+    lasting(server).await?;
     for (name, number, description) in [
         ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
         ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
@@ -40,22 +39,92 @@ pub(crate) async fn write(server: &Arc<Server>) -> Result<(), Status> {
     // Side by side, so that a durable store makes them durable in few strokes.
     let policy = rbac::objects().into_iter().map(|object| ensure_policy(server, object));
     stream::iter(policy).buffer_unordered(PARALLEL).try_collect::<()>().await?;
-    kubernetes_service(server).await?;
-    service_range(server).await?;
+    // The address may be another one than last time.
+    for (collection, make) in [("endpointslices", slice as Make), ("endpoints", endpoints)] {
+        let object = make(server);
+        let version = value::text(&object, &["apiVersion"]);
+        let base = if version == "v1" { "/api/v1".to_owned() } else { format!("/apis/{version}") };
+        request(server, Method::PUT, &format!("{base}/namespaces/default/{collection}/kubernetes"), "application/json", &object).await?;
+    }
     release_orphaned_claims(server).await
 }
 
+type Make = fn(&Server) -> Value;
+
+/// What is made anew when somebody deletes it: its key in the store, and how it is made.
+const LASTING: &[(&str, Make)] = &[
+    ("/registry/namespaces/default", |_| namespace("default")),
+    ("/registry/namespaces/kube-system", |_| namespace("kube-system")),
+    ("/registry/namespaces/kube-public", |_| namespace("kube-public")),
+    ("/registry/namespaces/kube-node-lease", |_| namespace("kube-node-lease")),
+    ("/registry/services/specs/default/kubernetes", service),
+    ("/registry/services/endpoints/default/kubernetes", endpoints),
+    ("/registry/endpointslices/default/kubernetes", slice),
+    ("/registry/configmaps/kube-system/kube-apiserver-legacy-service-account-token-tracking", |_| tracking()),
+];
+
+/// Makes what is to be there always and isn't.
+async fn lasting(server: &Arc<Server>) -> Result<(), Status> {
+    for (key, make) in LASTING {
+        if cache_of(server, key).is_none_or(|cache| cache.get(key).is_none()) {
+            let object = make(server);
+            ensure(server, &value::text(&object, &["apiVersion"]).to_owned(), object).await?;
+        }
+    }
+    service_range(server).await
+}
+
+/// Makes anew what somebody deletes that is to be there always, until the server ends.
+pub(crate) async fn keep(server: Arc<Server>) {
+    let keys = LASTING.iter().map(|(key, _)| *key).chain([SERVICE_RANGE]);
+    let mut bells: Vec<_> = keys.filter_map(|key| cache_of(&server, key)).map(|cache| cache.subscribe()).collect();
+    loop {
+        bells.iter_mut().for_each(|bell| bell.mark_unchanged());
+        if let Err(error) = lasting(&server).await {
+            tracing::warn!(%error, "what every cluster has can't be made anew");
+        }
+        let (rung, ..) = select_all(bells.iter_mut().map(|bell| Box::pin(bell.changed()))).await;
+        if rung.is_err() {
+            return;
+        }
+    }
+}
+
+/// The cache of the resource whose object has this key.
+fn cache_of(server: &Server, key: &str) -> Option<Arc<ResourceCache>> {
+    key.rmatch_indices('/').find_map(|(at, _)| server.cache.resource(&key[..=at]))
+}
+
+fn namespace(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+}
+
+/// Since when the use of tokens that are kept in Secrets is noted on these.
+fn tracking() -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system"},
+        "data": {"since": clock::now().strftime("%Y-%m-%d").to_string()},
+    })
+}
+
+/// The key of the range that the addresses of Services come from.
+const SERVICE_RANGE: &str = "/registry/servicecidrs/kubernetes";
+
 /// Tells of the range that the addresses of Services come from.
 async fn service_range(server: &Arc<Server>) -> Result<(), Status> {
-    const RANGES: &str = "/registry/servicecidrs/";
-    let known = server.cache.resource(RANGES).and_then(|cache| cache.get(&format!("{RANGES}kubernetes")));
+    let known = server.cache.resource("/registry/servicecidrs/").and_then(|cache| cache.get(SERVICE_RANGE));
     if known.is_some() {
         return Ok(());
     }
-    let range = json!({"kind": "ServiceCIDR", "metadata": {"name": "kubernetes"}, "spec": {"cidrs": [server.allocator.range()]}});
-    ensure(server, "networking.k8s.io/v1", range).await?;
-    let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": now_text(), "reason": "", "message": "Kubernetes default Service CIDR is ready"});
-    patch(server, "/apis/networking.k8s.io/v1/servicecidrs/kubernetes/status", &json!({"status": {"conditions": [ready]}})).await
+    const VERSION: &str = "networking.k8s.io/v1";
+    let metadata = json!({"name": "kubernetes"});
+    let range = json!({"kind": "ServiceCIDR", "metadata": metadata, "spec": {"cidrs": [server.allocator.range()]}});
+    ensure(server, VERSION, range).await?;
+    let ready = json!({"type": "Ready", "status": "True", "lastTransitionTime": now_text(), "message": "Kubernetes default Service CIDR is ready"});
+    let status = json!({"apiVersion": VERSION, "kind": "ServiceCIDR", "metadata": metadata, "status": {"conditions": [ready]}});
+    let path = "/apis/networking.k8s.io/v1/servicecidrs/kubernetes/status?force=true&fieldManager=kubernetes-service-cidr-controller";
+    request(server, Method::PATCH, path, "application/apply-patch+yaml", &status).await
 }
 
 /// The path of an object's collection.
@@ -155,43 +224,39 @@ async fn accepted(path: &str, reply: Reply) -> Result<(), Status> {
     Err(Status::new(code, "", format!("{path}: {}", String::from_utf8_lossy(&said))))
 }
 
-/// The Service by which pods find the API, and where it leads.
-async fn kubernetes_service(server: &Arc<Server>) -> Result<(), Status> {
-    let (address, port) = server.advertise;
-    let labels = json!({"component": "apiserver", "provider": "kubernetes"});
-    let service = json!({
-        "kind": "Service", "metadata": {"name": "kubernetes", "namespace": "default", "labels": labels},
+/// The Service by which pods find the API.
+fn service(server: &Server) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"component": "apiserver", "provider": "kubernetes"}},
         "spec": {
-            "clusterIP": server.allocator.first().to_string(), "type": "ClusterIP", "sessionAffinity": "None",
-            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
+            "clusterIP": server.allocator.first().to_string(), "type": "ClusterIP", "sessionAffinity": "None", "ipFamilyPolicy": "SingleStack",
+            "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": server.advertise.1}],
         },
-    });
-    ensure(server, "v1", service).await?;
-    // A loopback address leads nobody here but processes of this machine, and is no endpoint by the rules.
-    let reachable = !address.is_loopback();
+    })
+}
+
+/// Where it leads. A loopback address leads nobody here but processes of this machine, and is no endpoint by the rules.
+fn slice(server: &Server) -> Value {
+    let (address, port) = server.advertise;
     let endpoint = json!([{"addresses": [address.to_string()], "conditions": {"ready": true}}]);
-    let subset = json!([{"addresses": [{"ip": address.to_string()}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]);
-    let slice = json!({
+    json!({
         "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
-        "endpoints": if reachable { endpoint } else { json!([]) },
+        "endpoints": if address.is_loopback() { json!([]) } else { endpoint },
         "ports": [{"name": "https", "port": port, "protocol": "TCP"}],
-    });
-    let endpoints = json!({
+    })
+}
+
+/// The same in its older form.
+fn endpoints(server: &Server) -> Value {
+    let (address, port) = server.advertise;
+    let subset = json!([{"addresses": [{"ip": address.to_string()}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]);
+    json!({
         "apiVersion": "v1", "kind": "Endpoints",
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": if reachable { subset } else { json!([]) },
-    });
-    // The address may be another one than last time.
-    for (object, path) in [
-        (slice, "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices"),
-        (endpoints, "/api/v1/namespaces/default/endpoints"),
-    ] {
-        let version = value::text(&object, &["apiVersion"]).to_owned();
-        ensure(server, &version, object.clone()).await?;
-        request(server, Method::PUT, &format!("{path}/kubernetes"), "application/json", &object).await?;
-    }
-    Ok(())
+        "subsets": if address.is_loopback() { json!([]) } else { subset },
+    })
 }
 
 /// Gives back the addresses and ports that a crash left without a Service.

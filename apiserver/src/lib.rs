@@ -18,6 +18,7 @@ mod encryption;
 mod expiry;
 mod flow;
 pub mod http;
+mod identity;
 mod metrics;
 pub mod options;
 mod publish;

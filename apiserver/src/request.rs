@@ -168,7 +168,7 @@ impl Server {
             return Ok(reply);
         }
         if !head.info.is_resource {
-            let reply = publish::serve(self, &head.info, &head.query, &head.parts.headers, head.shape()).await?;
+            let reply = publish::serve(self, &head.info, &head.query, &head.parts.headers).await?;
             way.known = reply.status() != StatusCode::NOT_FOUND;
             return Ok(reply);
         }

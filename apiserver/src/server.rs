@@ -30,7 +30,7 @@ use crate::options::{self, Options};
 use crate::registry::Registry;
 use crate::strategy::{Allocator, Strategies, give_back};
 use crate::webhook::Webhooks;
-use crate::{bootstrap, custom, expiry, publish, signer};
+use crate::{bootstrap, custom, expiry, identity, publish, signer};
 
 /// How often history is given up, and how much of it stays: upstream's five minutes.
 const COMPACTION_PERIOD: Duration = Duration::from_secs(300);
@@ -190,10 +190,13 @@ impl Server {
             server.spawn(|_| definitions.run());
         }
         bootstrap::write(&server).await.map_err(Error::Bootstrap)?;
+        server.spawn(bootstrap::keep);
+        server.spawn(identity::run);
         server.spawn(flow::follow);
         server.spawn(watch_policies);
         server.spawn(signer::run);
         server.spawn(auth::fill_secrets);
+        server.spawn(auth::reload);
         server.spawn(aggregate::run);
         server.spawn(expiry::run);
         unready.disarm();

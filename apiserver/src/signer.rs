@@ -300,6 +300,31 @@ mod tests {
         assert!(Request::parse(pem.as_bytes()).is_err());
     }
 
+    /// A request by openssl for O=dev, CN=bob, O=ops, O=audit, OU=lab, and the uid "forged".
+    const GROUPS: &str = "\
+-----BEGIN CERTIFICATE REQUEST-----\n\
+MIIBGjCBwQIBADBfMQwwCgYDVQQKDANkZXYxDDAKBgNVBAMMA2JvYjEMMAoGA1UE\n\
+CgwDb3BzMQ4wDAYDVQQKDAVhdWRpdDEMMAoGA1UECwwDbGFiMRUwEwYJKwYBBAGD\n\
+wlMCDAZmb3JnZWQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAATw5rcsTyimq69E\n\
+4Uu/954nQ+ABEg4IfslBH2NT+n3LXOcszi9RQgAzROVRksmXqpc8QZJ7RjFGcjJ/\n\
+d7x/e+gzoAAwCgYIKoZIzj0EAwIDSAAwRQIhAIpZdDztLjpzdSECZ6K6696ZSQhM\n\
+8Zv4A6cTSL2Upuu1AiAhJxMvCOak5Lho5zIjBPcZck+1k3zPeCWAhwWTtjCHKw==\n\
+-----END CERTIFICATE REQUEST-----\n\
+";
+
+    #[test]
+    fn certificates_may_be_for_several_groups_but_choose_no_uid() {
+        let authority = Authority::generate().expect("an authority");
+        let asked = Request::parse(GROUPS.as_bytes()).expect("readable");
+        assert_eq!(asked.organizations, ["dev", "ops", "audit"]);
+        let pem = authority.sign_request(asked, &["client auth"], 600).expect("signed");
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).expect("PEM");
+        let (_, root) = x509_parser::pem::parse_x509_pem(authority.pair.certificate.as_bytes()).expect("PEM");
+        let (certificate, root) = (pem.parse_x509().expect("a certificate"), root.parse_x509().expect("a certificate"));
+        assert_eq!(certificate.subject().to_string(), "O=dev + O=ops + O=audit, OU=lab, CN=bob");
+        assert!(certificate.verify_signature(Some(root.public_key())).is_ok());
+    }
+
     #[test]
     fn signed_certificates_say_what_was_asked() {
         let authority = Authority::generate().expect("an authority");

@@ -323,7 +323,7 @@ async fn an_idle_cluster_writes_nothing() {
     until(&deployments, "web", "available", |d| available(d) == 5).await;
     // What follows a rollout (last counts, events) comes to rest soon; from then on only leases are renewed.
     tokio::time::sleep(Duration::from_secs(2)).await;
-    let leases: Api<Lease> = Api::namespaced(client.clone(), "kube-node-lease");
+    let leases: Api<Lease> = Api::all(client.clone());
     let before = leases.list(&ListParams::default()).await.expect("leases");
     tokio::time::sleep(Duration::from_secs(3)).await;
     let after = leases.list(&ListParams::default()).await.expect("leases");

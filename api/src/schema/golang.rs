@@ -12,7 +12,10 @@ const POD_SPEC: &str = "volumes initContainers containers ephemeralContainers re
     activeDeadlineSeconds dnsPolicy nodeSelector serviceAccountName automountServiceAccountToken nodeName securityContext \
     imagePullSecrets hostname subdomain setHostnameAsFQDN affinity schedulerName tolerations hostAliases priorityClassName \
     priority preemptionPolicy dnsConfig readinessGates runtimeClassName overhead enableServiceLinks topologySpreadConstraints \
-    os schedulingGates resourceClaims resources hostnameOverride";
+    os schedulingGates resourceClaims resources hostnameOverride schedulingGroup";
+
+/// Fields that stand elsewhere in the internal struct than in the API's: behind which other one.
+const MOVED: &[(&str, &str, &str)] = &[("io.k8s.api.core.v1.Volume", "quobyte", "rbd")];
 
 /// The fields of the spec that stand first in the internal security context.
 const POD_SECURITY: &str = "hostNetwork hostPID hostIPC shareProcessNamespace hostUsers";
@@ -254,6 +257,13 @@ impl Writer<'_> {
 fn ordered(object: &Object) -> Vec<&Property> {
     let mut properties: Vec<&Property> = object.properties.iter().collect();
     properties.sort_by_key(|p| p.position);
+    for (_, name, after) in MOVED.iter().filter(|(definition, ..)| *definition == object.definition) {
+        let place = |of: &str| properties.iter().position(|p| p.name == of);
+        if let (Some(from), Some(to)) = (place(name), place(after)) {
+            let moved = properties.remove(from);
+            properties.insert(if from > to { to + 1 } else { to }, moved);
+        }
+    }
     properties
 }
 

@@ -130,6 +130,18 @@ fn signer_name(e: &mut Errors, at: &At) {
     }
 }
 
+/// What is wrong with PEM text that is to be certificates.
+fn certificate_fault(encoded: &str) -> Option<String> {
+    const BEGIN: &str = "-----BEGIN ";
+    let bytes = STANDARD.decode(encoded).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let mut kinds = text.lines().filter_map(|line| line.strip_prefix(BEGIN)?.strip_suffix("-----")).peekable();
+    if kinds.peek().is_none() {
+        return Some("must contain at least one CERTIFICATE PEM block".into());
+    }
+    kinds.find(|kind| *kind != "CERTIFICATE").map(|kind| format!("only CERTIFICATE PEM blocks are allowed, found {kind:?}"))
+}
+
 pub(super) fn signing_request_update(e: &mut Errors, new: &At, old: &Value) {
     signing_request_change(e, new, old, false, false);
 }
@@ -187,6 +199,8 @@ fn signing_request_change(e: &mut Errors, new: &At, old: &Value, certified: bool
             e.forbidden(&certificate, "updates may not set certificate content");
         } else if !had.is_empty() {
             e.forbidden(&certificate, "updates may not modify existing certificate content");
+        } else if let Some(fault) = certificate_fault(certificate.str()) {
+            e.invalid_value(&certificate, "<certificate data>", fault);
         }
     }
 }

@@ -225,7 +225,13 @@ pub(super) fn runtime_class(e: &mut Errors, class: &At) {
     e.required_form(&class.at("handler"), names::dns_label);
     pod::overhead(e, &class.at("overhead.podFixed").called("overhead"));
     meta::labels(e, &class.at("scheduling.nodeSelector"));
-    scheduling::tolerations(e, &class.at("scheduling.tolerations"));
+    let tolerations = class.at("scheduling.tolerations");
+    scheduling::tolerations(e, &tolerations);
+    let mut seen: Vec<[&str; 4]> = Vec::new();
+    for toleration in tolerations.items() {
+        let key = ["key", "operator", "value", "effect"].map(|field| toleration.at(field).str());
+        if seen.contains(&key) { e.duplicate(&toleration) } else { seen.push(key) }
+    }
 }
 
 pub(super) fn lease(e: &mut Errors, object: &At) {

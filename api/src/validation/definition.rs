@@ -19,6 +19,7 @@ pub(super) fn definition(e: &mut Errors, object: &At) {
     if name.is_empty() {
         e.required(&name, "name or generateName is required");
     } else if name.str() != wanted {
+        e.form(&name, names::dns_subdomain);
         e.invalid(&name, "must be spec.names.plural+\".\"+spec.group");
     }
     meta::labels(e, &object.at("metadata.labels"));
@@ -222,12 +223,12 @@ fn conversion(e: &mut Errors, conversion: &At) {
             if config.is_set() { client(e, &config) } else { e.required(&config, "required when strategy is set to Webhook") }
             e.filled(&versions);
         }
-        "None" => {
-            for field in [hook.at("clientConfig").called(conversion.below("webhookClientConfig")), versions].iter().filter(|field| field.is_set()) {
+        _ => {
+            e.one_of(&conversion.at("strategy"), &["None", "Webhook"]);
+            for field in [hook.at("clientConfig").called(conversion.below("webhookClientConfig")), versions].iter().filter(|field| !matches!(field.value, Value::Null) && (field.value.is_object() || !field.is_empty())) {
                 e.forbidden(field, "should not be set when strategy is not set to Webhook");
             }
         }
-        _ => e.one_of(&conversion.at("strategy"), &["None", "Webhook"]),
     }
 }
 

@@ -110,7 +110,7 @@ fn nothing(_: &mut Errors, _: &At) {}
 /// A kind that is not in the table.
 static PLAIN: Rules = kind("", "", subdomain, nothing, &[Meta]);
 
-const REPLICAS: &[Step] = &[Meta, Counts(&["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas"])];
+const REPLICAS: &[Step] = &[Meta, Counts(&["replicas", "fullyLabeledReplicas", "readyReplicas", "availableReplicas", "terminatingReplicas"])];
 
 static KINDS: &[Rules] = &[
     kind("", "ConfigMap", subdomain, core::config_map, &[Meta, Own(core::frozen), Names, Body]),
@@ -151,7 +151,7 @@ static KINDS: &[Rules] = &[
         "numberUnavailable",
     ])])]),
     kind("apps", "Deployment", subdomain, workloads::deployment, &[Meta, Body, Fixed(&["spec.selector"])]).with(&[("status", &[Meta, Counts(&[
-        "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas",
+        "replicas", "updatedReplicas", "readyReplicas", "availableReplicas", "unavailableReplicas", "terminatingReplicas",
     ])])]),
     kind("apps", "ReplicaSet", subdomain, workloads::replica_set, &[Meta, Body, Fixed(&["spec.selector"])]).with(&[("status", REPLICAS)]),
     kind("apps", "StatefulSet", label, workloads::stateful_set, &[Meta, Own(workloads::stateful_set_update)]).with(&[("status", &[Meta, Counts(&[
@@ -183,7 +183,8 @@ static KINDS: &[Rules] = &[
         .with(&[("status", &[Meta, Also(cluster::flow_status)])]),
     kind("flowcontrol.apiserver.k8s.io", "PriorityLevelConfiguration", subdomain, cluster::priority_level, &[Meta, Names, Body])
         .with(&[("status", &[Meta, Also(cluster::flow_status)])]),
-    kind("networking.k8s.io", "Ingress", subdomain, network::ingress, &[Meta, Also(network::ingress_rules)]),
+    kind("networking.k8s.io", "Ingress", subdomain, network::ingress, &[Meta, Also(network::ingress_rules)])
+        .with(&[("status", &[Meta, Own(network::ingress_status)])]),
     kind("networking.k8s.io", "IngressClass", subdomain, network::ingress_class, &[Meta, Fixed(&["spec.controller"]), Names, Body]),
     unnamed("networking.k8s.io", "IPAddress", network::ip_address, &[Meta, Fixed(&["spec.parentRef"])]),
     kind("networking.k8s.io", "NetworkPolicy", subdomain, network::network_policy, &[Meta, Body]),
@@ -394,7 +395,39 @@ mod tests {
         let csr = ("certificates.k8s.io", "CertificateSigningRequest");
         check(csr.0, csr.1, request.clone(), "approval", approval.clone(), &[]);
         check(csr.0, csr.1, request.clone(), "status", approval, &["status.conditions: Forbidden: updates may not add a condition of type \"Approved\""]);
-        check(csr.0, csr.1, request, "approval", json!({"status": {"certificate": "eA=="}}), &["status.certificate: Forbidden: updates may not set certificate content"]);
+        check(csr.0, csr.1, request.clone(), "approval", json!({"status": {"certificate": "eA=="}}), &["status.certificate: Forbidden: updates may not set certificate content"]);
+        check(csr.0, csr.1, request, "status", json!({"status": {"certificate": "eA=="}}),
+            &["status.certificate: Invalid value: \"<certificate data>\": must contain at least one CERTIFICATE PEM block"]);
+        let ingress = |ip: &str| json!({"status": {"loadBalancer": {"ingress": [{"ip": ip}]}}});
+        check("networking.k8s.io", "Ingress", json!({"metadata": {"name": "i"}}), "status", ingress("x"),
+            &["status.loadBalancer.ingress[0].ip: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)"]);
+        let mut bad = ingress("x");
+        bad["metadata"] = json!({"name": "i"});
+        check("networking.k8s.io", "Ingress", bad, "status", ingress("x"), &[]);
+    }
+
+    #[test]
+    fn gated_pods_are_only_narrowed() {
+        let terms = |terms: Value| json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}});
+        let asks = |keys: &[&str]| json!({"matchExpressions": keys.iter().map(|key| json!({"key": key, "operator": "Exists"})).collect::<Vec<_>>()});
+        let check = |was: Value, change: Value, expected: &str| {
+            let (resource, mut old) = admitted("", "v1", "Pod", pod(json!({"schedulingGates": [{"name": "a.io/b"}]})));
+            json_patch::merge(&mut old["spec"], &was);
+            let mut new = old.clone();
+            json_patch::merge(&mut new["spec"], &change);
+            let errors: Vec<String> = validate_subresource_update(resource, "", &new, &old).iter().map(ToString::to_string).collect();
+            assert!(errors.len() == usize::from(!expected.is_empty()) && errors.iter().all(|e| e.starts_with(expected)), "{errors:?}");
+        };
+        check(json!({"nodeSelector": {"a": "b"}}), json!({"nodeSelector": {"c": "d"}}), "");
+        check(json!({"nodeSelector": {"a": "b"}}), json!({"nodeSelector": {"a": "d"}}), "spec.nodeSelector: Invalid value: {\"a\":\"d\"}: only additions");
+        check(json!({}), json!({"affinity": terms(json!([asks(&["a"])]))}), "");
+        let narrow = json!({"affinity": terms(json!([asks(&["a"])]))});
+        check(narrow.clone(), json!({"affinity": terms(json!([asks(&["a", "b"])]))}), "");
+        let path = "spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+        check(narrow.clone(), json!({"affinity": terms(json!([asks(&["b"])]))}), &format!("{path}[0]: Invalid value"));
+        check(narrow.clone(), json!({"affinity": terms(json!([asks(&["a"]), asks(&["b"])]))}), &format!("{path}: Invalid value"));
+        check(narrow, json!({"affinity": null}), &format!("{path}: Invalid value: null"));
+        check(json!({}), json!({"affinity": {"podAntiAffinity": {}}}), "spec: Forbidden: pod updates may not change fields");
     }
 
     #[test]

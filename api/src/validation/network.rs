@@ -99,6 +99,18 @@ fn backend(e: &mut Errors, at: &At) {
     }
 }
 
+/// An Ingress whose status is to replace another's. Addresses that were bad before may stay.
+pub(super) fn ingress_status(e: &mut Errors, new: &At, old: &Value) {
+    let was = At::root(old).at("status.loadBalancer.ingress");
+    for entry in new.at("status.loadBalancer.ingress").items() {
+        let ip = entry.at("ip");
+        if !ip.is_empty() && !was.items().any(|before| before.at("ip").str() == ip.str()) {
+            address::ip(e, &ip);
+        }
+        super::service::host_name(e, &entry.at("hostname"));
+    }
+}
+
 pub(super) fn ingress_class(e: &mut Errors, class: &At) {
     let (controller, parameters) = (class.at("spec.controller"), class.at("spec.parameters"));
     e.no_longer(&controller, 250);

@@ -325,7 +325,10 @@ pub(super) fn update(e: &mut Errors, new: &At, old: &Value) {
     for gate in spec.at("schedulingGates").items().map(|g| g.at("name")).filter(|g| !had.contains(&g.str())) {
         e.forbidden(&gate, format!("only deletion is allowed, but found new scheduling gate '{}'", gate.str()));
     }
-    let munged = munge(spec.value, was, !had.is_empty());
+    let mut munged = munge(spec.value, was);
+    if !had.is_empty() {
+        narrowed(e, &spec, was, &mut munged);
+    }
     if !same(&munged, was) {
         e.forbidden(&spec, format!("pod updates may not change fields other than {UPDATABLE}\n{}", spec.changes(was, &munged)));
     }
@@ -358,7 +361,7 @@ fn only_added_tolerations(e: &mut Errors, now: &At, was: &Value) {
 }
 
 /// The new spec with what may change put back to what it was: any difference left is one too many.
-fn munge(new: &Value, old: &Value, gated: bool) -> Value {
+fn munge(new: &Value, old: &Value) -> Value {
     let mut spec = new.clone();
     for list in ["containers", "initContainers"] {
         let images: Vec<Value> = At::root(old).at(list).items().map(|c| c.at("image").value.clone()).collect();
@@ -367,10 +370,6 @@ fn munge(new: &Value, old: &Value, gated: bool) -> Value {
         }
     }
     let mut kept = vec!["activeDeadlineSeconds", "schedulingGates", "tolerations"];
-    if gated {
-        // A gated pod may still be narrowed in where it can run.
-        kept.extend(["nodeSelector", "affinity"]);
-    }
     let was = old["terminationGracePeriodSeconds"].as_i64();
     if was.is_some_and(|n| n < 0) && new["terminationGracePeriodSeconds"] == 1 {
         kept.push("terminationGracePeriodSeconds");
@@ -379,6 +378,42 @@ fn munge(new: &Value, old: &Value, gated: bool) -> Value {
         spec[field] = old[field].clone();
     }
     spec
+}
+
+/// A gated pod may still be narrowed in the nodes that it can run on. What is said of them is put back in `munged`.
+fn narrowed(e: &mut Errors, spec: &At, was: &Value, munged: &mut Value) {
+    let selector = spec.at("nodeSelector");
+    let kept = At::root(was).at("nodeSelector").entries().all(|(key, label)| selector.value.get(key) == Some(label.value));
+    if !kept {
+        e.invalid(&selector, "only additions to spec.nodeSelector are allowed (no mutations or deletions)");
+    }
+    munged["nodeSelector"] = was["nodeSelector"].clone();
+    const TERMS: &str = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
+    let (now, before) = (spec.at(TERMS), At::root(was).at(TERMS));
+    if before.len() > 0 && now.len() != before.len() {
+        e.invalid(&now, "no additions/deletions to non-empty NodeSelectorTerms list are allowed");
+    } else {
+        for (now, _) in now.items().zip(before.items()).filter(|(now, before)| !only_added(now, before)) {
+            e.invalid(&now, "only additions are allowed (no mutations or deletions)");
+        }
+    }
+    let (node, rest) = (&was["affinity"]["nodeAffinity"], &munged["affinity"]);
+    let alone = rest.as_object().is_none_or(|parts| parts.keys().all(|part| part == "nodeAffinity"));
+    if was["affinity"].is_null() && alone {
+        munged["affinity"] = Value::Null;
+    } else if !node.is_null() || rest.is_object() {
+        munged["affinity"]["nodeAffinity"] = node.clone();
+    }
+}
+
+/// Whether a node selector's term only has more than before; one that asked for nothing matched nothing, and stays so.
+fn only_added(now: &At, before: &At) -> bool {
+    let lists = ["matchExpressions", "matchFields"].map(|list| (now.at(list), before.at(list)));
+    let nothing = lists.iter().all(|(_, before)| before.is_empty());
+    lists.iter().all(|(now, before)| {
+        let same = now.items().zip(before.items()).all(|(now, before)| same(now.value, before.value));
+        if nothing { now.is_empty() } else { same && now.len() >= before.len() }
+    })
 }
 
 /// A pod whose status is to replace another's.

@@ -55,10 +55,15 @@ pub(super) fn status(e: &mut Errors, service: &At) {
             (true, true) => e.forbidden(&mode, "may not be specified when `ip` is not set"),
             _ => e.maybe_one_of(&mode, &["Proxy", "VIP"]),
         }
-        e.optional_form(&host, names::dns_subdomain);
-        if address::parse(host.str()).is_some() {
-            e.invalid(&host, "must be a DNS name, not an IP address");
-        }
+        host_name(e, &host);
+    }
+}
+
+/// The host under which a load balancer is reached.
+pub(super) fn host_name(e: &mut Errors, host: &At) {
+    e.optional_form(host, names::dns_subdomain);
+    if address::parse(host.str()).is_some() {
+        e.invalid(host, "must be a DNS name, not an IP address");
     }
 }
 

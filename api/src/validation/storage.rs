@@ -14,8 +14,8 @@ const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
 
 /// The sources of a persistent volume, in Go's order.
 const SOURCES: [&str; 22] = [
-    "gcePersistentDisk", "awsElasticBlockStore", "hostPath", "glusterfs", "nfs", "rbd", "iscsi", "flexVolume", "cinder", "cephfs", "fc",
-    "flocker", "azureFile", "vsphereVolume", "quobyte", "azureDisk", "photonPersistentDisk", "portworxVolume", "scaleIO", "local",
+    "gcePersistentDisk", "awsElasticBlockStore", "hostPath", "glusterfs", "nfs", "rbd", "quobyte", "iscsi", "flexVolume", "cinder", "cephfs", "fc",
+    "flocker", "azureFile", "vsphereVolume", "azureDisk", "photonPersistentDisk", "portworxVolume", "scaleIO", "local",
     "storageos", "csi",
 ];
 
@@ -311,6 +311,10 @@ pub(super) fn driver(e: &mut Errors, driver: &At) {
     e.at_least(&period, 10, "must be greater than or equal to 10 seconds");
     e.maybe_one_of(&spec.at("fsGroupPolicy"), &["File", "None", "ReadWriteOnceWithFSType"]);
     spec.at("volumeLifecycleModes").items().for_each(|mode| e.maybe_one_of(&mode, &["Ephemeral", "Persistent"]));
+    let in_secrets = spec.at("serviceAccountTokenInSecrets");
+    if in_secrets.is_set() && spec.at("tokenRequests").is_empty() {
+        e.invalid(&in_secrets, "serviceAccountTokenInSecrets is set but no tokenRequests are specified");
+    }
     let mut audiences = HashSet::new();
     for request in spec.at("tokenRequests").items() {
         let (audience, seconds) = (request.at("audience"), request.at("expirationSeconds"));

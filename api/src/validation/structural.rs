@@ -461,25 +461,25 @@ fn written_expressions(e: &mut Errors, schema: &At) {
 }
 
 /// The schema of the field that a path (`.spec.x`, `.spec['a.b']`) leads to from here; an error says why it leads nowhere.
-pub(super) fn field<'a>(schema: &At<'a>, path: &str) -> Result<At<'a>, &'static str> {
+pub(super) fn field<'a>(schema: &At<'a>, path: &str) -> Result<At<'a>, String> {
     let mut here = schema.clone();
     let mut rest = path;
     while !rest.is_empty() {
         let (name, tail) = if let Some(quoted) = rest.strip_prefix("['") {
             quoted.split_once("']").ok_or("unterminated string")?
         } else {
-            let name = rest.strip_prefix('.').ok_or("expected [ or . but got: something else")?;
+            let name = rest.strip_prefix('.').ok_or_else(|| format!("expected [ or . but got: {rest}"))?;
             name.split_at(name.find(['.', '[']).unwrap_or(name.len()))
         };
         if name.is_empty() {
-            return Err("unexpected end of JSON path");
+            return Err("unexpected end of JSON path".into());
         }
         let values = here.at("additionalProperties");
         let next = here.at("properties").key(name);
         here = match (next.is_set(), values.value.is_object()) {
             (true, _) => next,
             (false, true) => values,
-            (false, false) => return Err("does not refer to a valid field"),
+            (false, false) => return Err("does not refer to a valid field".into()),
         };
         rest = tail;
     }

@@ -109,7 +109,7 @@ pub(super) fn counts_status(e: &mut Errors, new: &At, old: &Value, fields: &[&st
     e.non_negative(&status.at("observedGeneration"));
     if fields.contains(&"replicas") {
         let (all, ready) = (status.at("replicas").number(), status.at("readyReplicas"));
-        let parts = fields.iter().filter(|field| !matches!(**field, "replicas" | "unavailableReplicas"));
+        let parts = fields.iter().filter(|field| !matches!(**field, "replicas" | "unavailableReplicas" | "terminatingReplicas"));
         for part in parts.map(|field| status.at(field)) {
             e.at_most(&part, all, "cannot be greater than status.replicas");
         }

@@ -10,8 +10,12 @@ use skiff_api::value::{at, condition, text};
 use super::{Plugin, Request};
 use crate::auth::{self, Attributes, MASTERS, pki};
 
-/// Upstream's CertificateApproval, CertificateSigning and CertificateSubjectRestriction.
-pub(super) struct Certificates;
+/// What of it is judged: upstream's CertificateApproval, CertificateSigning and CertificateSubjectRestriction.
+pub(super) enum Certificates {
+    Approval,
+    Signing,
+    Subject,
+}
 
 #[async_trait]
 impl Plugin for Certificates {
@@ -24,15 +28,15 @@ impl Plugin for Certificates {
         let refuse = |why: String| Err(Status::forbidden(call.resource.group_resource(), text(object, &["metadata", "name"]), why));
         let certificate = |csr: &Value| at(csr, &["status", "certificate"]).clone();
         let failed = |csr: &Value| condition(csr, "Failed").cloned();
-        let verb = match (call.info.subresource.as_str(), request.old) {
-            ("", None) if signer == "kubernetes.io/kube-apiserver-client" => {
+        let verb = match (self, call.info.subresource.as_str(), request.old) {
+            (Self::Subject, "", None) if signer == "kubernetes.io/kube-apiserver-client" => {
                 let pem = STANDARD.decode(text(object, &["spec", "request"])).unwrap_or_default();
                 let masters = pki::Request::parse(&pem).is_ok_and(|r| r.organizations.iter().any(|o| o == MASTERS));
                 let why = "use of kubernetes.io/kube-apiserver-client signer with system:masters group is not allowed";
                 return if masters { refuse(why.into()) } else { Ok(()) };
             }
-            ("approval", Some(_)) => "approve",
-            ("status", Some(old)) if certificate(old) != certificate(object) || failed(old) != failed(object) => "sign",
+            (Self::Approval, "approval", Some(_)) => "approve",
+            (Self::Signing, "status", Some(old)) if certificate(old) != certificate(object) || failed(old) != failed(object) => "sign",
             _ => return Ok(()),
         };
         let all = signer.split_once('/').map_or_else(String::new, |(domain, _)| format!("{domain}/*"));

@@ -13,8 +13,10 @@ mod pod_security;
 mod policies;
 mod priority;
 mod quota;
+mod resize;
 mod runtime_class;
 mod service_account;
+mod topology;
 mod webhooks;
 
 use std::sync::{Mutex, PoisonError};
@@ -22,7 +24,7 @@ use std::sync::{Mutex, PoisonError};
 use async_trait::async_trait;
 use serde_json::{Value, json};
 use tokio::time::Instant;
-use skiff_api::Status;
+use skiff_api::{Status, value};
 
 use crate::metrics::{Admission, Metrics};
 use crate::options::{self, Options};
@@ -174,8 +176,12 @@ const PLUGINS: &[(&str, &dyn Plugin)] = &[
     ("StorageObjectInUseProtection", &defaults::StorageObjectInUseProtection),
     ("PersistentVolumeClaimResize", &claim_resize::PersistentVolumeClaimResize),
     ("RuntimeClass", &runtime_class::RuntimeClass),
-    ("CertificateSigning", &certificates::Certificates),
+    ("CertificateApproval", &certificates::Certificates::Approval),
+    ("CertificateSigning", &certificates::Certificates::Signing),
+    ("CertificateSubjectRestriction", &certificates::Certificates::Subject),
     ("DefaultIngressClass", &defaults::DefaultIngressClass),
+    ("PodTopologyLabels", &topology::PodTopologyLabels),
+    ("PodResizeValidator", &resize::PodResizeValidator),
     ("Escalation", &escalation::Escalation),
     ("MutatingAdmissionPolicy", &policies::MutatingPolicies),
     ("MutatingAdmissionWebhook", &webhooks::Mutating),
@@ -311,6 +317,10 @@ pub(crate) async fn validate_other(call: &Call, operation: Operation, object: &m
     };
     if operation != Operation::Connect && call.server.acting.has("NodeRestriction") {
         nodes::restrict(call, operation, object, None).await?;
+    }
+    if call.info.subresource == "binding" && call.server.acting.has("PodTopologyLabels") {
+        let node = value::text(object, &["target", "name"]).to_owned();
+        topology::label(&call.server, &node, object)?;
     }
     judge(&Request::new(call, operation, None, dry_run, options), Some(object)).await
 }

@@ -1,6 +1,6 @@
 //! Who is asked who asks, and who is asked whether they may: put together from the options at the start.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,6 +23,7 @@ use tokio::sync::Semaphore;
 
 use super::jwt::Issuer;
 use super::pki::{Authority, user_of};
+use super::reload::Current;
 use super::remote::{AccessWebhook, TokenWebhook};
 use super::tokens::ISSUER;
 use super::{Attributes, Authenticated, Decision, MASTERS, User, Verdict, bootstrap, files, node, rbac, said};
@@ -43,6 +44,9 @@ enum Authorizer {
     AlwaysDeny,
     Webhook(Box<AccessWebhook>),
 }
+
+/// Whether those without credentials are served, and on which paths; no paths for all.
+type Anonymous = (bool, Vec<String>);
 
 /// Set on requests of connections whose client has shown to be a front proxy.
 #[derive(Clone, Copy, Debug)]
@@ -75,12 +79,15 @@ struct FrontProxy {
 pub(crate) struct Access {
     /// Users by their static tokens.
     tokens: HashMap<String, User>,
-    issuers: Vec<Issuer>,
+    issuers: Current<Vec<Issuer>>,
     webhook: Option<TokenWebhook>,
     proxy: Option<FrontProxy>,
-    /// Whether those without credentials are served, and on which paths; no paths for all.
-    anonymous: (bool, Vec<String>),
-    authorizers: Vec<Authorizer>,
+    anonymous: Anonymous,
+    /// What the options say of them.
+    said_of_anonymous: Anonymous,
+    authorizers: Current<Vec<Authorizer>>,
+    /// What was said when the server came up.
+    options: Options,
     /// Places for those who hold up a thread until an authorizer answers.
     waiting: Semaphore,
     /// The audiences that tokens for this server have.
@@ -175,19 +182,8 @@ impl Access {
             Some(path) => static_tokens(&String::from_utf8_lossy(&files::bytes("token-auth-file", path)?)).map_err(|e| Error::new("token-auth-file", e))?,
             None => HashMap::new(),
         };
-        let (mut issuers, mut anonymous) = (Vec::new(), (options.anonymous_auth.unwrap_or(true), Vec::new()));
-        issuers.extend(Issuer::of_flags(options)?);
-        if let Some(path) = &options.authentication_config {
-            let flag = "authentication-config";
-            let config = files::yaml(flag, path, "AuthenticationConfiguration")?;
-            for (i, jwt) in items(&config, &["jwt"]).iter().enumerate() {
-                issuers.push(Issuer::of_config(jwt).map_err(|e| Error::new(flag, format!("jwt[{i}]: {e}")))?);
-            }
-            if at(&config, &["anonymous"]).is_object() {
-                let paths = items(&config, &["anonymous", "conditions"]).iter().map(|c| text(c, &["path"]).to_owned()).collect();
-                anonymous = (at(&config, &["anonymous", "enabled"]) == &Value::Bool(true), paths);
-            }
-        }
+        let (issuers, said_of_anonymous) = issuers(options)?;
+        let mut anonymous = said_of_anonymous.clone();
         // Who may do everything must at least say who they are. Upstream's rule.
         if anonymous.0 && options.authorization_mode.iter().any(|mode| mode == "AlwaysAllow") {
             tracing::warn!("anonymous requests are not served: the authorizer AlwaysAllow would allow them everything");
@@ -197,11 +193,13 @@ impl Access {
         let authorities = [Some(authority.pair.certificate.clone()), more].into_iter().flatten().collect::<Vec<_>>().join("\n");
         Ok(Self {
             tokens,
-            issuers,
+            issuers: Current::new(issuers, options.authentication_config.as_deref()),
             webhook: TokenWebhook::of_flags(options)?,
             proxy: FrontProxy::of_flags(options, &authorities)?,
             anonymous,
-            authorizers: authorizers(options)?,
+            said_of_anonymous,
+            authorizers: Current::new(authorizers(options)?, options.authorization_config.as_deref()),
+            options: options.clone(),
             waiting: Semaphore::new(WAITING),
             audiences: or_default(&options.api_audiences, ISSUER),
             authorities,
@@ -237,10 +235,58 @@ impl Access {
         user.filter(|_| proxy.clients.verify_client_cert(leaf, between, now).is_ok()).map(Peer::User)
     }
 
+    /// Whether there are configurations that may change.
+    pub fn can_change(&self) -> bool {
+        self.options.authentication_config.is_some() || self.options.authorization_config.is_some()
+    }
+
+    /// Reads the configurations that have changed: by flag, whether one had. As upstream has it, those without credentials, and
+    /// the authorizers that are no webhooks, stay what they were.
+    pub fn renew(&self) -> Vec<(&'static str, Result<bool, Error>)> {
+        let (options, mut renewed) = (&self.options, Vec::new());
+        if let Some(path) = &options.authentication_config {
+            let flag = "authentication-config";
+            let made = || {
+                let (issuers, anonymous) = issuers(options)?;
+                if anonymous == self.said_of_anonymous { Ok(issuers) } else { Err(Error::new(flag, "anonymous: changed from initial configuration file")) }
+            };
+            renewed.push((flag, self.issuers.renew(flag, path, made)));
+        }
+        if let Some(path) = &options.authorization_config {
+            let flag = "authorization-config";
+            let fixed = |list: &[Authorizer]| -> HashSet<_> { list.iter().filter(|a| !matches!(a, Authorizer::Webhook(_))).map(std::mem::discriminant).collect() };
+            let made = || {
+                let list = authorizers(options)?;
+                let same = fixed(&list) == fixed(&self.authorizers.now());
+                if same { Ok(list) } else { Err(Error::new(flag, "authorizers of other types than Webhook can't be added or taken away while the server runs")) }
+            };
+            renewed.push((flag, self.authorizers.renew(flag, path, made)));
+        }
+        renewed
+    }
+
     /// Whether every decision is made in this process.
     fn decides_here(&self) -> bool {
-        !self.authorizers.iter().any(|a| matches!(a, Authorizer::Webhook(_)))
+        !self.authorizers.now().iter().any(|a| matches!(a, Authorizer::Webhook(_)))
     }
+}
+
+/// Whose tokens are believed, and what is said of those without credentials.
+fn issuers(options: &Options) -> Result<(Vec<Issuer>, Anonymous), Error> {
+    let (mut issuers, mut anonymous) = (Vec::new(), (options.anonymous_auth.unwrap_or(true), Vec::new()));
+    issuers.extend(Issuer::of_flags(options)?);
+    if let Some(path) = &options.authentication_config {
+        let flag = "authentication-config";
+        let config = files::yaml(flag, path, "AuthenticationConfiguration")?;
+        for (i, jwt) in items(&config, &["jwt"]).iter().enumerate() {
+            issuers.push(Issuer::of_config(jwt).map_err(|e| Error::new(flag, format!("jwt[{i}]: {e}")))?);
+        }
+        if at(&config, &["anonymous"]).is_object() {
+            let paths = items(&config, &["anonymous", "conditions"]).iter().map(|c| text(c, &["path"]).to_owned()).collect();
+            anonymous = (at(&config, &["anonymous", "enabled"]) == &Value::Bool(true), paths);
+        }
+    }
+    Ok((issuers, anonymous))
 }
 
 fn authorizers(options: &Options) -> Result<Vec<Authorizer>, Error> {
@@ -267,7 +313,7 @@ fn authorizers(options: &Options) -> Result<Vec<Authorizer>, Error> {
 }
 
 /// Finds out who asks. `peer` is who the TLS connection, or the process itself, has shown to be.
-pub(crate) async fn authenticate(server: &Server, peer: Option<&User>, parts: &Parts) -> Result<User, Status> {
+pub(crate) async fn authenticate(server: &Arc<Server>, peer: Option<&User>, parts: &Parts) -> Result<User, Status> {
     let access = &server.access;
     if parts.extensions.get::<FromProxy>().is_some()
         && let Some(user) = access.proxy.as_ref().and_then(|proxy| proxy.user(&parts.headers))
@@ -316,7 +362,7 @@ fn bearer(headers: &HeaderMap) -> Option<String> {
 }
 
 /// Finds out who bears a token that is for one of these audiences. The error is what a review tells.
-pub(crate) async fn identify(server: &Server, token: &str, audiences: &[String]) -> Result<Authenticated, String> {
+pub(crate) async fn identify(server: &Arc<Server>, token: &str, audiences: &[String]) -> Result<Authenticated, String> {
     let access = &server.access;
     // What knows nothing of audiences vouches for this server's own.
     let own: Vec<String> = audiences.iter().filter(|a| access.audiences.contains(a)).cloned().collect();
@@ -337,7 +383,7 @@ pub(crate) async fn identify(server: &Server, token: &str, audiences: &[String])
         Err(why) => errors.push(why),
     }
     if !own.is_empty() {
-        for issuer in &access.issuers {
+        for issuer in access.issuers.now().iter() {
             match issuer.authenticate(&server.webhooks, token).await {
                 Ok(Some(user)) => return Ok(Authenticated { user, audiences: own }),
                 Ok(None) => {}
@@ -361,7 +407,7 @@ pub(crate) async fn decide(server: &Server, user: &User, a: &Attributes<'_>) -> 
         return Decision::allow("");
     }
     let (mut reasons, mut errors) = (Vec::new(), Vec::new());
-    for authorizer in &server.access.authorizers {
+    for authorizer in server.access.authorizers.now().iter() {
         let decision = match authorizer {
             Authorizer::Node => node::decide(server, user, a),
             Authorizer::Rbac => rbac::decide(server, user, a),
@@ -404,7 +450,7 @@ pub(crate) fn unlisted(server: &Server, user: &User) -> Vec<&'static str> {
         Authorizer::Webhook(_) => Some("webhook authorizer does not support user rule resolution"),
         _ => None,
     };
-    server.access.authorizers.iter().filter_map(why).collect()
+    server.access.authorizers.now().iter().filter_map(why).collect()
 }
 
 #[cfg(test)]
@@ -418,6 +464,41 @@ mod tests {
         assert_eq!(users["t2"].groups, ["system:authenticated"]);
         assert_eq!(static_tokens("t1,jane").expect_err("two columns"), "token file must have at least 3 columns (token, user name, user uid), found 2");
         assert!(static_tokens(",jane,1").is_err());
+    }
+
+    #[test]
+    fn configurations_are_read_anew() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (who, what) = (dir.path().join("who"), dir.path().join("what"));
+        let issuers = |list: &str, more: &str| std::fs::write(&who, format!("kind: AuthenticationConfiguration\njwt: [{list}]\n{more}")).expect("written");
+        let authorizers = |list: &str| std::fs::write(&what, format!("kind: AuthorizationConfiguration\nauthorizers: [{list}]\n")).expect("written");
+        issuers("", "");
+        authorizers("{type: Node}, {type: RBAC}");
+        let options = Options { authentication_config: Some(who.clone()), authorization_config: Some(what.clone()), ..Options::default() };
+        let access = Access::read(&options, &Authority::generate().expect("an authority")).expect("readable");
+        let check = |expected: [Result<bool, &str>; 2], counts: (usize, usize)| {
+            let renewed: Vec<Result<bool, String>> = access.renew().into_iter().map(|(_, renewed)| renewed.map_err(|e| e.to_string())).collect();
+            for (renewed, expected) in renewed.iter().zip(expected) {
+                let same = match (renewed, expected) {
+                    (Err(why), Err(expected)) => why.contains(expected),
+                    (renewed, expected) => renewed.as_ref().ok() == expected.as_ref().ok(),
+                };
+                assert!(same, "{renewed:?} {expected:?}");
+            }
+            assert_eq!((access.issuers.now().len(), access.authorizers.now().len()), counts);
+        };
+        check([Ok(false), Ok(false)], (0, 2));
+        issuers("{issuer: {url: 'https://a', audiences: [b]}, claimMappings: {username: {claim: sub, prefix: ''}}}", "");
+        authorizers("{type: RBAC}, {type: Node}");
+        check([Ok(true), Ok(true)], (1, 2));
+        issuers("{issuer: {url: 'http://a'}}", "");
+        authorizers("{type: Node}");
+        check([Err("must be an https:// URL"), Err("of other types than Webhook")], (1, 2));
+        issuers("", "anonymous: {enabled: false}\n");
+        check([Err("anonymous: changed"), Err("of other types than Webhook")], (1, 2));
+        issuers("", "");
+        authorizers("{type: RBAC}, {type: Node}");
+        check([Ok(true), Ok(false)], (0, 2));
     }
 
     #[test]

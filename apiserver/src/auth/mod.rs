@@ -2,12 +2,14 @@
 
 mod access;
 mod bootstrap;
+mod der;
 mod files;
 mod impersonation;
 mod jwt;
 pub(crate) mod node;
 pub mod pki;
 pub mod rbac;
+mod reload;
 mod remote;
 mod secrets;
 pub mod tokens;
@@ -25,6 +27,7 @@ use crate::verbs::Notes;
 pub(crate) use access::{Access, FromProxy, Peer, attempted, authenticate, decide, decide_now, identify, unlisted};
 pub(crate) use files::{kubeconfig, yaml};
 pub(crate) use impersonation::impersonate;
+pub(crate) use reload::run as reload;
 pub(crate) use secrets::run as fill_secrets;
 
 /// The group of those who may do anything.

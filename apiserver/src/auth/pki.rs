@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
@@ -11,7 +13,7 @@ use x509_parser::certification_request::X509CertificationRequest;
 use x509_parser::prelude::{FromDer, X509Certificate};
 use x509_parser::x509::X509Name;
 
-use super::User;
+use super::{User, der};
 
 /// How long the authority and what it signs last, in days: ten years, as k3s and kubeadm give their authorities.
 const DAYS: i64 = 3_650;
@@ -91,17 +93,16 @@ impl Authority {
 
     /// Signs a request, for these usages and so many seconds: PEM.
     pub(crate) fn sign_request(&self, request: Request, usages: &[&str], seconds: i64) -> Result<String, RequestError> {
-        if request.organizations.len() > 1 {
-            return Err(RequestError::Organizations);
-        }
         let mut asked = request.params;
         set_usages(usages, &mut asked.params)?;
         asked.params.is_ca = IsCa::ExplicitNoCa;
         let now = clock::now().as_second();
         // Upstream's five minutes earlier, for machines whose clocks differ.
         (asked.params.not_before, asked.params.not_after) = (moment(now - 300), moment(now + seconds));
-        let issuer = Issuer::from_ca_cert_pem(&self.pair.certificate, KeyPair::from_pem(&self.pair.key)?)?;
-        Ok(asked.signed_by(&issuer)?.pem())
+        let key = KeyPair::from_pem(&self.pair.key)?;
+        let made = asked.signed_by(&Issuer::from_ca_cert_pem(&self.pair.certificate, &key)?)?;
+        let whole = der::with_subject(made.der(), &request.subject, &key).ok_or(RequestError::Subject)?;
+        Ok(pem(&whole))
     }
 
     /// A server's certificate for these names and addresses.
@@ -163,7 +164,16 @@ pub(crate) struct Request {
     pub common_name: String,
     /// The subject's organizations.
     pub organizations: Vec<String>,
+    /// The subject as it is to stand in the certificate.
+    subject: Vec<u8>,
     params: CertificateSigningRequestParams,
+}
+
+/// A certificate in text.
+fn pem(der: &[u8]) -> String {
+    let text = STANDARD.encode(der);
+    let lines = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect::<Vec<_>>();
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"))
 }
 
 impl Request {
@@ -173,13 +183,11 @@ impl Request {
         let (_, request) = X509CertificationRequest::from_der(&block.contents).map_err(|_| RequestError::Form)?;
         let subject = &request.certification_request_info.subject;
         // In some alphabet of old, it would say one thing to whoever decides, and another to those who read the certificate.
-        if subject.iter_common_name().chain(subject.iter_organization()).any(|name| name.as_str().is_err()) {
-            return Err(RequestError::Alphabet);
-        }
+        let whole = der::subject(subject).ok_or(RequestError::Alphabet)?;
         let common_name = last_name(subject).unwrap_or("").to_owned();
         let organizations = subject.iter_organization().filter_map(|o| o.as_str().ok()).map(str::to_owned).collect();
         let params = CertificateSigningRequestParams::from_der(&block.contents.as_slice().into())?;
-        Ok(Self { common_name, organizations, params })
+        Ok(Self { common_name, organizations, subject: whole, params })
     }
 
     /// The alternative names asked for.
@@ -197,9 +205,9 @@ pub(crate) enum RequestError {
     /// Its subject can't be read.
     #[error("the subject's names must be UTF-8 or ASCII text")]
     Alphabet,
-    /// The library can write one organization a subject, and leaves none out unsaid.
-    #[error("requests with more than one organization can't be signed")]
-    Organizations,
+    /// Its subject can't be written.
+    #[error("the subject can't be written into a certificate")]
+    Subject,
     /// A usage that X.509 libraries don't know by name.
     #[error("usage {0:?} can't be written into a certificate")]
     Usage(String),

@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use skiff_api::{Status, clock, random, value};
+use tokio::sync::Semaphore;
 
 use super::pki::SigningKey;
 use super::{Authenticated, User};
+use crate::bootstrap;
 use crate::server::Server;
 
 /// Who signs, as tokens say it; upstream's default.
@@ -22,6 +24,8 @@ pub const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 const LEGACY_ISSUER: &str = "kubernetes/serviceaccount";
 /// The label by which upstream's cleaner takes a token out of use before it deletes it.
 const INVALID_SINCE: &str = "kubernetes.io/legacy-token-invalid-since";
+/// The label that says on which day a Secret's token was last used.
+const LAST_USED: &str = "kubernetes.io/legacy-token-last-used";
 /// For how long what is being deleted still counts, in seconds: upstream's leeway.
 const LEEWAY: i64 = 60;
 
@@ -34,6 +38,8 @@ pub struct Tokens {
     /// What tokens say whose signature was verified: that takes longer than most requests. Whether they still count is
     /// looked up each time.
     seen: Mutex<Seen>,
+    /// Held while the use of a Secret's token is noted on it.
+    noting: Arc<Semaphore>,
 }
 
 /// How many tokens a generation of [`Seen`] holds.
@@ -158,6 +164,7 @@ impl Tokens {
             decoding: DecodingKey::from_ec_pem(key.public_pem.as_bytes())?,
             jwk: jwk(&key.public_pem),
             seen: Mutex::default(),
+            noting: Arc::new(Semaphore::new(1)),
         })
     }
 
@@ -217,7 +224,7 @@ impl Tokens {
 
     /// Who the token shows its bearer to be, for one of `audiences`; `None` when it is no token of this server. The error
     /// says why one of its tokens shows nothing: it is out of date, or what it is bound to is gone.
-    pub(crate) async fn authenticate(&self, server: &Server, token: &str, audiences: &[String]) -> Result<Option<Authenticated>, String> {
+    pub(crate) async fn authenticate(&self, server: &Arc<Server>, token: &str, audiences: &[String]) -> Result<Option<Authenticated>, String> {
         let Some(whole) = self.verified(token) else { return Ok(None) };
         match whole["iss"].as_str() {
             Some(ISSUER) => {}
@@ -267,25 +274,30 @@ fn account(namespace: &str, name: String, uid: String) -> User {
 }
 
 /// Who bears a token that is kept in a Secret: it must still be there.
-async fn legacy(server: &Server, token: &str, claims: &Value, audiences: &[String]) -> Result<Option<Authenticated>, String> {
+async fn legacy(server: &Arc<Server>, token: &str, claims: &Value, audiences: &[String]) -> Result<Option<Authenticated>, String> {
     let Ok(claims) = LegacyClaims::deserialize(claims) else { return Ok(None) };
     let own: Vec<String> = audiences.iter().filter(|a| server.access.audiences().contains(a)).cloned().collect();
     if own.is_empty() {
         return Ok(None);
     }
     let secret = find(server, "secrets", &claims.namespace, &claims.secret).await.map_err(|status| status.message)?;
-    counts(secret.as_ref(), &claims, token)?;
-    live(server, "serviceaccounts", &claims.namespace, &Bound { name: claims.account, uid: claims.uid.clone() }).await?;
+    let secret = vouching(secret.as_ref(), token)?;
+    live(server, "serviceaccounts", &claims.namespace, &Bound { name: claims.account.clone(), uid: claims.uid.clone() }).await?;
+    note_use(server, secret);
+    counts(secret, &claims)?;
     Ok(Some(Authenticated { user: account(&claims.namespace, claims.sub, claims.uid), audiences: own }))
 }
 
-/// Whether the Secret that keeps the token still vouches for it.
-fn counts(secret: Option<&Value>, claims: &LegacyClaims, token: &str) -> Result<(), String> {
+/// The Secret, if it is still there and keeps this token.
+fn vouching<'a>(secret: Option<&'a Value>, token: &str) -> Result<&'a Value, String> {
     let there = |secret: &&Value| value::at(secret, &["metadata", "deletionTimestamp"]).is_null();
     let secret = secret.filter(there).ok_or("Token has been invalidated")?;
-    if STANDARD.decode(value::text(secret, &["data", "token"])).unwrap_or_default() != token.as_bytes() {
-        return Err("Token does not match server's copy".into());
-    }
+    let same = STANDARD.decode(value::text(secret, &["data", "token"])).unwrap_or_default() == token.as_bytes();
+    if same { Ok(secret) } else { Err("Token does not match server's copy".into()) }
+}
+
+/// Whether the Secret's token hasn't been taken out of use.
+fn counts(secret: &Value, claims: &LegacyClaims) -> Result<(), String> {
     let LegacyClaims { namespace, secret: name, account, .. } = claims;
     match value::text(secret, &["metadata", "labels", INVALID_SINCE]) {
         "" => Ok(()),
@@ -293,6 +305,28 @@ fn counts(secret: Option<&Value>, claims: &LegacyClaims, token: &str) -> Result<
             "the token in secret {namespace}/{name} for service account {namespace}/{account} has been marked invalid. Use tokens from the TokenRequest API or manually created secret-based tokens, or remove the '{INVALID_SINCE}' label from the secret to temporarily allow use of this token"
         )),
     }
+}
+
+/// The day of the use, if the Secret doesn't tell of it. Another server's day may have begun already.
+fn unnoted(secret: &Value, now: jiff::Timestamp) -> Option<String> {
+    let day = |hours| (now + jiff::SignedDuration::from_hours(hours)).strftime("%Y-%m-%d").to_string();
+    let noted = value::text(secret, &["metadata", "labels", LAST_USED]);
+    (noted != day(0) && noted != day(24)).then(|| day(0))
+}
+
+/// Notes on the Secret on which day its token was last used. One at a time: a use that isn't noted will be next time.
+fn note_use(server: &Arc<Server>, secret: &Value) {
+    let Some(today) = unnoted(secret, clock::now()) else { return };
+    let Ok(turn) = Arc::clone(&server.tokens.noting).try_acquire_owned() else { return };
+    let (server, metadata) = (Arc::clone(server), &secret["metadata"]);
+    let path = format!("/api/v1/namespaces/{}/secrets/{}", value::text(metadata, &["namespace"]), value::text(metadata, &["name"]));
+    let patch = json!({"metadata": {"uid": metadata["uid"], "labels": {LAST_USED: today}}});
+    tokio::spawn(async move {
+        let _turn = turn;
+        if let Err(error) = bootstrap::patch(&server, &path, &patch).await {
+            tracing::warn!(%error, path, "the use of a token can't be noted on its secret");
+        }
+    });
 }
 
 /// An object as the cache shows it, or as the store has it where the cache doesn't know it (yet).
@@ -357,7 +391,7 @@ mod tests {
     fn whether_a_secret_vouches_for_its_token() {
         let claims = LegacyClaims::new("n", "s", &Bound { name: "a".into(), uid: "u".into() });
         let check = |secret: Option<Value>, expected: &str| {
-            let said = counts(secret.as_ref(), &claims, "t").err().unwrap_or_default();
+            let said = vouching(secret.as_ref(), "t").and_then(|secret| counts(secret, &claims)).err().unwrap_or_default();
             assert!(said.starts_with(expected) && said.is_empty() == expected.is_empty(), "{said}");
         };
         let secret = |metadata: Value, token: &str| Some(json!({"metadata": metadata, "data": {"token": STANDARD.encode(token)}}));
@@ -366,6 +400,18 @@ mod tests {
         check(secret(json!({"deletionTimestamp": "2026-01-01T00:00:00Z"}), "t"), "Token has been invalidated");
         check(secret(json!({}), "other"), "Token does not match server's copy");
         check(secret(json!({"labels": {INVALID_SINCE: "2026-01-01"}}), "t"), "the token in secret n/s for service account n/a has been marked invalid");
+    }
+
+    #[test]
+    fn a_use_is_noted_once_a_day() {
+        let check = |noted: &str, expected: Option<&str>| {
+            let now = "2026-03-31T23:00:00Z".parse().expect("a time");
+            assert_eq!(unnoted(&json!({"metadata": {"labels": {LAST_USED: noted}}}), now).as_deref(), expected, "{noted}");
+        };
+        check("", Some("2026-03-31"));
+        check("2026-03-30", Some("2026-03-31"));
+        check("2026-03-31", None);
+        check("2026-04-01", None);
     }
 
     #[test]

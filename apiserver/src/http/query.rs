@@ -24,6 +24,11 @@ impl Query {
         self.pairs.iter().filter(|(k, _)| k == key).map(|(_, v)| v.as_str()).collect()
     }
 
+    /// Whether it is there, with any value or none.
+    pub fn has(&self, key: &str) -> bool {
+        self.pairs.iter().any(|(k, _)| k == key)
+    }
+
     /// A switch, read as upstream does: there and neither `0` nor `false`.
     pub fn flag(&self, key: &str) -> bool {
         self.pairs.iter().any(|(k, v)| k == key && !matches!(v.to_ascii_lowercase().as_str(), "0" | "false"))

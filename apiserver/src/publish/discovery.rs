@@ -6,22 +6,24 @@ use std::sync::Arc;
 use http::{HeaderMap, header};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use skiff_api::Status;
 use skiff_api::resource::{Resource, Subresource};
 
 use crate::aggregate::merge;
 use crate::http::body::{Reply, full, reply};
 use crate::http::encode;
-use crate::http::negotiate::{Shape, pretty};
+use crate::http::negotiate::{Offer, Shape, pretty};
 use crate::registry::Served;
 use crate::server::Server;
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// The answer, if the path is one of discovery's.
-pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap, shape: Shape) -> Option<Reply> {
+pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap) -> Option<Result<Reply, Status>> {
     let served = server.registry.now();
-    let answer = |value: Value| Some(encode::answer(200, &value, shape.whole(), pretty(headers, None)));
-    let listed = |group, version| Some(encode::answer(200, &resources(&served, group, version), shape.whole(), pretty(headers, None)));
+    let shape = || Shape::negotiate(headers, Offer { answers: true, ..Offer::default() }).map(Shape::whole);
+    let answer = |value: Value| Some(shape().map(|shape| encode::answer(200, &value, shape, pretty(headers, None))));
+    let listed = |group, version| Some(shape().map(|shape| encode::answer(200, &resources(&served, group, version), shape, pretty(headers, None))));
     let aggregated = wants_aggregated(headers);
     let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     match parts.as_slice() {
@@ -35,7 +37,7 @@ pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap, shape
                 "kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {},
                 "items": items,
             });
-            Some(reply(200, AGGREGATED, full(list.to_string())))
+            Some(Ok(reply(200, AGGREGATED, full(list.to_string()))))
         }
         ["api"] => {
             let address = format!("{}:{}", server.advertise.0, server.advertise.1);
@@ -57,10 +59,10 @@ pub(super) fn serve(server: &Arc<Server>, path: &str, headers: &HeaderMap, shape
                 found["apiVersion"] = "v1".into();
                 answer(found)
             }
-            None => Some(super::no_such_path()),
+            None => Some(Ok(super::no_such_path())),
         },
         ["apis", group, version] if served.has_version(group, version) => listed(group, version),
-        ["api" | "apis", ..] => Some(super::no_such_path()),
+        ["api" | "apis", ..] => Some(Ok(super::no_such_path())),
         _ => None,
     }
 }

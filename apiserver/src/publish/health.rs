@@ -9,15 +9,39 @@ use crate::server::Server;
 /// How long the store may take to answer a check.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What is done before the server answers at all, in upstream's names of it.
-const HOOKS: [&str; 7] = [
+/// What is done, or begun, before the server answers at all, in upstream's names and order. What upstream has beyond that isn't
+/// here: a certificate for connections to itself, and ways to servers of other versions.
+const HOOKS: &[&str] = &[
+    "poststarthook/start-apiserver-admission-initializer",
+    "poststarthook/generic-apiserver-start-informers",
+    "poststarthook/priority-and-fairness-config-consumer",
+    "poststarthook/priority-and-fairness-filter",
+    "poststarthook/storage-object-count-tracker-hook",
+    "poststarthook/start-apiextensions-informers",
     "poststarthook/start-apiextensions-controllers",
     "poststarthook/crd-informer-synced",
     "poststarthook/start-system-namespaces-controller",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/start-kube-apiserver-identity-lease-controller",
+    "poststarthook/start-kube-apiserver-identity-lease-garbage-collector",
+    "poststarthook/storage-readiness",
+    "poststarthook/start-legacy-token-tracking-controller",
+    "poststarthook/start-service-ip-repair-controllers",
     "poststarthook/rbac/bootstrap-roles",
     "poststarthook/scheduling/bootstrap-system-priority-classes",
-    "poststarthook/priority-and-fairness-config-consumer",
+    "poststarthook/priority-and-fairness-config-producer",
     "poststarthook/bootstrap-controller",
+    "poststarthook/start-kubernetes-service-cidr-controller",
+    "poststarthook/start-kube-aggregator-informers",
+    "poststarthook/apiservice-status-local-available-controller",
+    "poststarthook/apiservice-status-remote-available-controller",
+    "poststarthook/apiservice-registration-controller",
+    "poststarthook/apiservice-wait-for-first-sync",
+    "poststarthook/apiservice-discovery-controller",
+    "poststarthook/kube-apiserver-autoregistration",
+    "autoregister-completion",
+    "poststarthook/apiservice-openapi-controller",
+    "poststarthook/apiservice-openapiv3-controller",
 ];
 
 /// The checks behind `/livez`, `/readyz` or `/healthz`: name, and what is wrong.
@@ -33,7 +57,7 @@ pub(super) async fn checks(server: &Server, path: &str) -> Vec<(&'static str, Re
         };
         checks.extend([("etcd-readiness", checks[2].1.clone()), ("informer-sync", caught_up)]);
     }
-    checks.extend(HOOKS.map(|hook| (hook, Ok(()))));
+    checks.extend(HOOKS.iter().map(|hook| (*hook, Ok(()))));
     if path == "/readyz" {
         checks.push(("shutdown", if server.is_stopping() { Err("process is shutting down".into()) } else { Ok(()) }));
     }
@@ -42,7 +66,7 @@ pub(super) async fn checks(server: &Server, path: &str) -> Vec<(&'static str, Re
 
 /// Answers `/readyz` and the like.
 pub(super) async fn all(server: &Server, path: &str, query: &Query) -> Reply {
-    report(path, checks(server, path).await, &query.all("exclude"), query.flag("verbose"))
+    report(path, checks(server, path).await, &query.all("exclude"), query.has("verbose"))
 }
 
 fn report(path: &str, checks: Vec<(&'static str, Result<(), String>)>, excluded: &[&str], verbose: bool) -> Reply {

@@ -30,7 +30,7 @@ pub(crate) fn no_such_path() -> Reply {
 }
 
 /// Answers what is no resource.
-pub(crate) async fn serve(server: &Arc<Server>, info: &RequestInfo, query: &Query, headers: &HeaderMap, shape: Shape) -> Result<Reply, Status> {
+pub(crate) async fn serve(server: &Arc<Server>, info: &RequestInfo, query: &Query, headers: &HeaderMap) -> Result<Reply, Status> {
     let json = |value: Value| Ok(answer(200, &value, Shape::JSON, negotiate::pretty(headers, query.get("pretty"))));
     let path = info.path.trim_end_matches('/');
     // What isn't a route of an API answers every method alike.
@@ -38,8 +38,8 @@ pub(crate) async fn serve(server: &Arc<Server>, info: &RequestInfo, query: &Quer
     if routed && !matches!(info.verb, "get" | "head") {
         return Err(Status::method_not_allowed());
     }
-    if let Some(found) = discovery::serve(server, path, headers, shape) {
-        return Ok(found);
+    if let Some(found) = discovery::serve(server, path, headers) {
+        return found;
     }
     let path = if path == "/version" { path } else { info.path.as_str() };
     match path {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::{Map, Value, json};
-use skiff_api::{Status, random, value};
+use skiff_api::{Status, field, random, value};
 
 use skiff_store::Revision;
 
@@ -98,6 +98,8 @@ struct Facts {
     lifetime: Option<Duration>,
     /// Whether the labels are left alone by writes of the status.
     labels_stay: bool,
+    /// Where requests for devices stand, some of which only marked namespaces may have.
+    devices: Option<&'static [&'static str]>,
 }
 
 const PLAIN: Facts = Facts {
@@ -112,6 +114,7 @@ const PLAIN: Facts = Facts {
     shown: false,
     lifetime: None,
     labels_stay: false,
+    devices: None,
 };
 const COUNTED: Facts = Facts { generation: true, counted: Some(&[]), ..PLAIN };
 /// Updates must name the version that they replace.
@@ -250,8 +253,8 @@ const FACTS: &[(&str, &str, Facts)] = &[
     ("rbac.authorization.k8s.io", "ClusterRoleBinding", HEEDED),
     ("rbac.authorization.k8s.io", "Role", HEEDED),
     ("rbac.authorization.k8s.io", "RoleBinding", HEEDED),
-    ("resource.k8s.io", "ResourceClaim", Facts { status: Some(empty), ..SHOWN }),
-    ("resource.k8s.io", "ResourceClaimTemplate", SHOWN),
+    ("resource.k8s.io", "ResourceClaim", Facts { status: Some(empty), devices: Some(&["spec", "devices", "requests"]), ..SHOWN }),
+    ("resource.k8s.io", "ResourceClaimTemplate", Facts { devices: Some(&["spec", "spec", "devices", "requests"]), ..SHOWN }),
     ("resource.k8s.io", "ResourceSlice", Facts { shown: true, ..COUNTED }),
     ("resource.k8s.io", "DeviceClass", Facts { shown: true, ..COUNTED }),
     ("scheduling.k8s.io", "PriorityClass", Facts { counted: None, ..COUNTED }),
@@ -281,7 +284,24 @@ pub(super) fn special() -> HashMap<(&'static str, &'static str), Arc<dyn Strateg
 
 struct Factual(&'static Facts);
 
+/// The label of namespaces in which requests may have devices that others have, too.
+const ADMINISTERED: &str = "resource.kubernetes.io/admin-access";
+
+#[async_trait]
 impl Strategy for Factual {
+    async fn check_create(&self, write: &Write<'_>, object: &Value) -> Result<(), Status> {
+        let requests = self.0.devices.map_or(&[][..], |path| value::items(object, path));
+        let Some(at) = requests.iter().position(|request| value::at(request, &["exactly", "adminAccess"]) == &Value::Bool(true)) else { return Ok(()) };
+        let call = write.call;
+        let cache = call.server.cache.resource("/registry/namespaces/").ok_or_else(Status::no_such_resource)?;
+        let namespace = cache.get(&format!("/registry/namespaces/{}", call.info.namespace)).and_then(|object| object.value().ok());
+        if namespace.is_some_and(|namespace| value::text(&namespace, &["metadata", "labels", ADMINISTERED]) == "true") {
+            return Ok(());
+        }
+        let why = format!("admin access to devices requires the `{ADMINISTERED}: true` label on the containing namespace");
+        write.check(object, &[field::Error::forbidden(format!("spec.devices.requests[{at}].adminAccess"), why)])
+    }
+
     fn has_generation(&self) -> bool {
         self.0.generation
     }
