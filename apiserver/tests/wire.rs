@@ -348,6 +348,11 @@ async fn proxies_speak_tls_and_lead_nowhere_but_to_pods() {
     assert_eq!(ask("ftp:ext:80").await, (400, false));
     let (code, ..) = whole(api.ask(Method::GET, "/api/v1/namespaces/default/services/https:ext:/proxy?a=b", "*/*", Value::Null).await).await;
     assert_eq!(code, 301, "to the path with a slash");
+    for (method, expected) in [(Method::PUT, 200), (Method::OPTIONS, 200), (Method::TRACE, 405)] {
+        let path = "/api/v1/namespaces/default/services/https:ext:/proxy/apis/ext.io/v1";
+        let (code, ..) = whole(api.ask(method.clone(), path, "*/*", Value::Null).await).await;
+        assert_eq!(code, expected, "{method}");
+    }
     let (code, _, body) = whole(api.ask(Method::DELETE, "/api/v1/namespaces/default/pods/ext?gracePeriodSeconds=0", "*/*", Value::Null).await).await;
     assert_eq!(code, 200, "{}", String::from_utf8_lossy(&body));
     api.settled().await;
