@@ -65,12 +65,6 @@ where
             if node.is_empty() {
                 return Ok(text(200, ""));
             }
-            if websocket::is_asked_for(&call.headers) {
-                let log = format!("/containerLogs/{namespace}/{name}/{container}{query}");
-                let headers = without_hops(&call.headers, false);
-                let reply = forward(headers, dial_node(call, node).await?, method, &log, body, None).await?;
-                return if reply.status() == StatusCode::OK { websocket::log(call, reply) } else { Ok(reply) };
-            }
             format!("/containerLogs/{namespace}/{name}/{container}{query}")
         }
         "portforward" => format!("/portForward/{namespace}/{name}{query}"),
@@ -80,6 +74,11 @@ where
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
     let connection = dial_node(call, node).await?;
+    // Kubelets know nothing of logs on WebSockets.
+    if call.info.subresource == "log" && websocket::is_asked_for(&call.headers) {
+        let reply = forward(without_hops(&call.headers, false), connection, method, &path, body, None).await?;
+        return if reply.status() == StatusCode::OK { websocket::log(call, reply) } else { Ok(reply) };
+    }
     forward(call.headers.clone(), connection, method, &path, body, call.upgrade.clone()).await
 }
 

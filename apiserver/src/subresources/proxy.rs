@@ -105,6 +105,10 @@ async fn led_through(site: &Site<'_>, reply: Reply) -> Result<Reply, Status> {
     let too_large = || unavailable(format!("the page is larger than {MAX_PAGE} bytes"));
     let page = Limited::new(body, usize::try_from(MAX_PAGE).unwrap_or(usize::MAX)).collect().await;
     let page = page.map_err(|error| if error.is::<LengthLimitError>() { too_large() } else { unavailable(error.to_string()) })?.to_bytes();
+    // Of a page that was only asked about (HEAD), or that hasn't changed, there is nothing to unpack.
+    if page.is_empty() {
+        return Ok(Reply::from_parts(parts, full(page)));
+    }
     let mut plain = Vec::new();
     let length = match encoding.as_str() {
         "gzip" => GzDecoder::new(page.as_ref()).take(MAX_PAGE + 1).read_to_end(&mut plain),
@@ -200,6 +204,7 @@ mod tests {
         assert_eq!(answer(&[(header::CONTENT_TYPE, "text/html; charset=utf-8")], page()).await.1, "<a href='/p/x'>");
         assert_eq!(answer(&[(header::CONTENT_TYPE, "text/html"), (header::CONTENT_ENCODING, "gzip")], zipped).await.1, "<a href='/p/x'>");
         assert_eq!(answer(&[(header::CONTENT_TYPE, "text/html"), (header::CONTENT_ENCODING, "br")], page()).await.1, page());
+        assert_eq!(answer(&[(header::CONTENT_TYPE, "text/html"), (header::CONTENT_ENCODING, "gzip")], Vec::new()).await.1, "");
         assert_eq!(answer(&[(LOCATION, "/y")], page()).await, (Some(HeaderValue::from_static("/p/y")), page().into()));
     }
 }
