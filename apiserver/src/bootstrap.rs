@@ -68,7 +68,8 @@ async fn lasting(server: &Arc<Server>) -> Result<(), Status> {
     for (key, make) in LASTING {
         if cache_of(server, key).is_none_or(|cache| cache.get(key).is_none()) {
             let object = make(server);
-            ensure(server, &value::text(&object, &["apiVersion"]).to_owned(), object).await?;
+            let version = value::text(&object, &["apiVersion"]).to_owned();
+            ensure(server, &version, object).await?;
         }
     }
     service_range(server).await

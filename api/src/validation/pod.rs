@@ -390,7 +390,7 @@ fn narrowed(e: &mut Errors, spec: &At, was: &Value, munged: &mut Value) {
     munged["nodeSelector"] = was["nodeSelector"].clone();
     const TERMS: &str = "affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms";
     let (now, before) = (spec.at(TERMS), At::root(was).at(TERMS));
-    if before.len() > 0 && now.len() != before.len() {
+    if !before.is_empty() && now.len() != before.len() {
         e.invalid(&now, "no additions/deletions to non-empty NodeSelectorTerms list are allowed");
     } else {
         for (now, _) in now.items().zip(before.items()).filter(|(now, before)| !only_added(now, before)) {

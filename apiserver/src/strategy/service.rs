@@ -127,8 +127,10 @@ fn is_external(service: &Value) -> bool {
     by_address || matches!(kind_of(service), "NodePort" | "LoadBalancer")
 }
 
+type Has = fn(&Value) -> bool;
+
 /// The fields of `spec` that only some Services have, and which; and whether one that a client left out stays as it was.
-const OF_SOME: [(&str, fn(&Value) -> bool, bool); 8] = [
+const OF_SOME: [(&str, Has, bool); 8] = [
     ("clusterIP", needs_ip, true),
     ("clusterIPs", needs_ip, true),
     ("ipFamilies", needs_ip, true),
